@@ -1,0 +1,1 @@
+"""Label files become one table of images, and the sites are divided into splits."""

@@ -1,0 +1,191 @@
+"""Where tasks run: serial or Dask, behind one ``map``. Dask's only home.
+
+This module knows nothing of photographs, so both halves of conversion (making shards, verifying
+them) can use it.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+from serengeti_etl.config import ClusterSpec
+from serengeti_etl.errors import ConfigError, ShardError
+
+TASKS_PER_THREAD = 3
+"""Tasks handed to a cluster per thread: enough to keep it busy, few enough to stay small."""
+
+WORKER_ENVIRONMENT = {
+    "VIPS_CONCURRENCY": "1",  # one thread per photograph: the cluster is the parallelism
+    "MALLOC_ARENA_MAX": "2",  # or glibc keeps an arena per thread and memory creeps up
+}
+
+
+class Task(Protocol):
+    """What a runner needs to know of a task."""
+
+    @property
+    def key(self) -> str:
+        """A name that is the same for the same work."""
+
+
+TaskT = TypeVar("TaskT", bound=Task)
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome(Generic[TaskT, ResultT]):
+    """What came of one task: a result, or the error that it ended with.
+
+    Attributes:
+        task: the task.
+        result: what the function returned, or None.
+        error: a fault that may pass when the task is run again, or None.
+    """
+
+    task: TaskT
+    result: ResultT | None = None
+    error: OSError | None = None
+
+
+class Runner(Protocol):
+    """Runs a function over tasks, somewhere."""
+
+    def map(
+        self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
+    ) -> Iterator[Outcome[TaskT, ResultT]]:
+        """Each task's outcome, in the order of completion.
+
+        ``OSError`` (so ``ShardError``) ends up in the outcome; every other error is raised, because
+        running again would not mend it.
+        """
+
+
+class SerialRunner:
+    """Runs every task here, one after the other."""
+
+    def map(
+        self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
+    ) -> Iterator[Outcome[TaskT, ResultT]]:
+        """See ``Runner.map``."""
+        for task in tasks:
+            try:
+                yield Outcome(task=task, result=function(task))
+            except OSError as error:
+                yield Outcome(task=task, error=error)
+
+
+class DaskRunner:
+    """Runs tasks on a Dask cluster, a bounded number of them at a time.
+
+    Args:
+        client: a connected ``distributed.Client``.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def map(
+        self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
+    ) -> Iterator[Outcome[TaskT, ResultT]]:
+        """See ``Runner.map``."""
+        from distributed import as_completed
+
+        waiting = iter(tasks)
+        running: dict[str, TaskT] = {}
+
+        def submit(task: TaskT) -> Any:
+            running[task.key] = task
+            return self.client.submit(function, task, key=task.key, pure=False)
+
+        finished = as_completed([submit(task) for task in islice(waiting, self._window())])
+        try:
+            for future in finished:
+                yield self._outcome(running.pop(future.key), future)
+                finished.update([submit(task) for task in islice(waiting, 1)])
+        finally:
+            finished.clear()  # dropping the futures cancels what has not begun
+
+    def _window(self) -> int:
+        threads = sum(self.client.nthreads().values())
+        return max(2, TASKS_PER_THREAD * threads)
+
+    @staticmethod
+    def _outcome(task: TaskT, future: Any) -> "Outcome[TaskT, Any]":
+        from distributed import CancelledError, KilledWorker
+
+        if future.status == "finished":
+            return Outcome(task=task, result=future.result())
+        try:
+            error = future.exception()
+        except CancelledError as cancelled:
+            error = ShardError(f"{task.key}: the cluster gave it up: {cancelled}")
+        if isinstance(error, KilledWorker):
+            error = ShardError(f"{task.key}: its worker died each time it was tried: {error}")
+        if not isinstance(error, OSError):
+            raise error
+        return Outcome(task=task, error=error)
+
+
+@contextmanager
+def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
+    """A runner for the length of a ``with`` block.
+
+    Args:
+        where: ``"serial"``; None or ``"local"`` for one spawned process per core; the address of a
+            running scheduler such as ``"tcp://10.0.0.5:8786"``; or a ``ClusterSpec``.
+
+    Raises:
+        ConfigError: the cluster cannot be built or reached.
+    """
+    if where == "serial":
+        yield SerialRunner()
+        return
+    import dask
+    from distributed import Client
+
+    prefix = "distributed.nanny.pre-spawn-environ."
+    settings = {f"{prefix}{name}": value for name, value in WORKER_ENVIRONMENT.items()}
+    # Forking after libvips was used hangs children.
+    settings["distributed.worker.multiprocessing-method"] = "spawn"
+    with dask.config.set(settings), _cluster(where) as target:
+        try:
+            client = Client(target)
+        except OSError as error:
+            raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
+        with client:
+            yield DaskRunner(client)
+
+
+@contextmanager
+def _cluster(where: str | ClusterSpec | None) -> Iterator[Any]:
+    if isinstance(where, str) and where != "local":
+        yield where
+        return
+    spec = where if isinstance(where, ClusterSpec) else _local_spec()
+    cluster_class = _load_class(spec.cluster)
+    with cluster_class(**spec.options) as cluster:
+        if spec.num_workers is not None:
+            cluster.scale(spec.num_workers)
+        yield cluster
+
+
+def _local_spec() -> ClusterSpec:
+    options = {
+        "n_workers": os.cpu_count() or 1,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": None,
+    }
+    return ClusterSpec(cluster="distributed:LocalCluster", options=options)
+
+
+def _load_class(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cluster is {path!r}, which cannot be imported: {error}") from error

@@ -1,0 +1,1 @@
+"""Photographs become shards: plan, fetch, resize, tar. Begin with ``season.py``."""

@@ -1,0 +1,274 @@
+"""Which image goes to which split and shard: pure, repeatable, and a table one can open.
+
+Whole sequences are ordered by a keyed digest and cut into shards of nearly equal size, so each
+shard is a random sample of its split and shuffling over a few shards is as good as over all.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from serengeti_etl.catalog.splits import keyed_digest
+from serengeti_etl.catalog.table import CATALOG_SCHEMA
+from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
+from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA
+from serengeti_etl.errors import ConfigError
+
+PLAN_SCHEMA = pa.schema(
+    [pa.field("shard", pa.string(), nullable=False), pa.field("split", pa.string(), nullable=False)]
+    + list(CATALOG_SCHEMA)
+)
+
+_BYTES_PER_PIXEL = 0.35
+"""Of a JPEG at quality 85: 0.30 measured on Serengeti frames, and the sidecar and tar headers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedShard:
+    """One shard to make.
+
+    Attributes:
+        name: such as ``train-000012``.
+        split: ``train`` or ``val``.
+        row_group: its row group in plan.parquet, from 0.
+        num_images: rows of that row group.
+        fingerprint: of everything that decides the shard's bytes, hexadecimal.
+    """
+
+    name: str
+    split: str
+    row_group: int
+    num_images: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a conversion will do.
+
+    Attributes:
+        rows: rows of ``PLAN_SCHEMA`` in shard order, inside a shard in the order of its tar.
+        excluded: rows of ``REJECT_SCHEMA``: images that go to no shard, with the rule.
+        shards: in order; shard i is row group i.
+        classes: categories in the order of a model's outputs.
+        plan_hash: of everything that decides the dataset's bytes, hexadecimal.
+    """
+
+    rows: pa.Table
+    excluded: pa.Table
+    shards: tuple[PlannedShard, ...]
+    classes: tuple[str, ...]
+    plan_hash: str
+
+    def shard_rows(self, shard: PlannedShard) -> pa.Table:
+        """The plan rows of one shard."""
+        first = sum(other.num_images for other in self.shards[: shard.row_group])
+        return self.rows.slice(first, shard.num_images)
+
+
+def make_plan(
+    catalog: pa.Table, split_of_row: pa.ChunkedArray, pipeline: SeasonPipeline, encoder: str
+) -> Plan:
+    """The plan for ``catalog``; the same arguments give the same plan on any machine.
+
+    Args:
+        catalog: rows of ``CATALOG_SCHEMA``.
+        split_of_row: split of each catalog row, null for none.
+        pipeline: settings that decide the bytes.
+        encoder: name and version of what writes the JPEGs: other builds give other pixels.
+
+    Raises:
+        ConfigError: a shard cannot hold the longest sequence, or a class has no place.
+    """
+    rule = _exclusion_rules(catalog, split_of_row, pipeline)
+    kept = pc.is_null(rule["reason"])
+    planned = catalog.append_column("split", split_of_row).filter(kept)
+    classes = _classes(planned, pipeline)
+    ordered = _assign_shards(planned, pipeline)
+    excluded = _excluded_rows(catalog, rule)
+    shards = _planned_shards(ordered, pipeline, encoder)
+    deciding = json.dumps(
+        [FORMAT, pipeline.deciding_settings(), classes, [shard.fingerprint for shard in shards]],
+        sort_keys=True,
+    ).encode()
+    digest = hashlib.sha256(deciding)
+    digest.update(_canonical_bytes(excluded)[0])
+    return Plan(
+        rows=ordered,
+        excluded=excluded,
+        shards=shards,
+        classes=classes,
+        plan_hash=digest.hexdigest(),
+    )
+
+
+def samples_per_shard(resize: ResizeSettings, shards: ShardSettings) -> int:
+    """Most images that one shard holds, from its intended bytes and the size of a photograph."""
+    width, height = resize.box or (resize.longest_side, resize.longest_side * 3 // 4)
+    estimate = int(width * height * _BYTES_PER_PIXEL) + 2048
+    return max(1, min(shards.max_samples, shards.target_bytes // estimate))
+
+
+def _exclusion_rules(
+    catalog: pa.Table, split_of_row: pa.ChunkedArray, pipeline: SeasonPipeline
+) -> pa.Table:
+    """For each catalog row the first rule that keeps it out (state, reason, message), or nulls."""
+    num_rows = catalog.num_rows
+    state = np.full(num_rows, None, dtype=object)
+    reason, message = state.copy(), state.copy()
+
+    def exclude(where: npt.NDArray[np.bool_], why: tuple[str, str], texts: object) -> None:
+        where = where & np.equal(state, None)
+        state[where], reason[where] = why
+        message[where] = texts[where] if isinstance(texts, np.ndarray) else texts
+
+    first_ids = _first_of_same_file(catalog)
+    repeats = first_ids != catalog["image_id"].to_numpy()
+    exclude(repeats, ("duplicate", "same_file"), first_ids)
+    withheld = set(pipeline.withheld_categories)
+    is_withheld = _has_any_label(catalog, withheld)
+    exclude(is_withheld, ("excluded", "withheld"), f"category is one of {sorted(withheld)}")
+    unlabelled = pc.equal(pc.list_value_length(catalog["labels"]), 0).to_numpy()
+    exclude(unlabelled, ("excluded", "unlabelled"), "no annotation names this image")
+    no_split = pc.is_null(split_of_row).to_numpy()
+    exclude(no_split, ("excluded", "no_split"), "its site is in no list of the split")
+    columns = {"state": state, "reason": reason, "message": message}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def _first_of_same_file(catalog: pa.Table) -> npt.NDArray[np.object_]:
+    """For each row the smallest image_id among the rows with its file_name."""
+    firsts = catalog.group_by("file_name").aggregate([("image_id", "min")])
+    positions = pc.index_in(catalog["file_name"], value_set=firsts["file_name"].combine_chunks())
+    ids: npt.NDArray[np.object_] = firsts["image_id_min"].take(positions).to_numpy()
+    return ids
+
+
+def _has_any_label(catalog: pa.Table, names: set[str]) -> npt.NDArray[np.bool_]:
+    labels = catalog["labels"].combine_chunks()
+    parents = pc.list_parent_indices(labels)
+    hits = pc.is_in(pc.list_flatten(labels), value_set=pa.array(sorted(names), pa.string()))
+    found = np.zeros(catalog.num_rows, dtype=np.bool_)
+    found[pc.filter(parents, hits).to_numpy()] = True
+    return found
+
+
+def _excluded_rows(catalog: pa.Table, rule: pa.Table) -> pa.Table:
+    out = pc.is_valid(rule["reason"])
+    rows, rule = catalog.filter(out), rule.filter(out)
+    nothing = pa.nulls(rows.num_rows, pa.string())
+    columns = {name: rows[name] for name in ("image_id", "seq_id", "site", "season", "file_name")}
+    columns |= {"shard": nothing, "stage": pa.array(["plan"] * rows.num_rows, pa.string())}
+    columns |= {name: rule[name] for name in ("state", "reason", "message")}
+    return pa.table({name: columns[name] for name in REJECT_SCHEMA.names}, schema=REJECT_SCHEMA)
+
+
+def _classes(planned: pa.Table, pipeline: SeasonPipeline) -> tuple[str, ...]:
+    occurring = set(pc.unique(pc.list_flatten(planned["labels"])).to_pylist())
+    if pipeline.classes is None:
+        return tuple(sorted(occurring))
+    unlisted = sorted(occurring - set(pipeline.classes))
+    if unlisted:
+        raise ConfigError(
+            f"classes does not list {unlisted[0]!r} ({len(unlisted)} such categories occur in the "
+            "label file): list them all, or leave classes out"
+        )
+    return pipeline.classes
+
+
+def _assign_shards(planned: pa.Table, pipeline: SeasonPipeline) -> pa.Table:
+    """Planned rows with their shard, in shard order."""
+    parts = []
+    for split in sorted(pc.unique(planned["split"]).to_pylist()):
+        rows = planned.filter(pc.field("split") == split)
+        rows = rows.take(_mixed_order(rows["seq_id"], pipeline.shards.seed))
+        numbers = _shard_numbers(rows["seq_id"], pipeline)
+        names = np.char.add(f"{split}-", np.char.zfill(numbers.astype(str), 6))
+        parts.append(rows.append_column("shard", pa.array(names, pa.string())))
+    return pa.concat_tables(parts).select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA).combine_chunks()
+
+
+def _mixed_order(seq_ids: pa.ChunkedArray, seed: int) -> npt.NDArray[np.int64]:
+    """Row numbers in an order that mixes sequences and keeps the frames of each together."""
+    encoded = seq_ids.combine_chunks().dictionary_encode()
+    texts = encoded.dictionary.to_pylist()
+    digests = [keyed_digest(text, purpose="shard", seed=seed) + text.encode() for text in texts]
+    rank = np.empty(len(texts), dtype=np.int64)
+    rank[sorted(range(len(texts)), key=digests.__getitem__)] = np.arange(len(texts))
+    order: npt.NDArray[np.int64] = np.argsort(rank[encoded.indices.to_numpy()], kind="stable")
+    return order
+
+
+def _shard_numbers(seq_ids: pa.ChunkedArray, pipeline: SeasonPipeline) -> npt.NDArray[np.int64]:
+    """Shard number of each row: nearly equal shards, no sequence cut, none above the limit."""
+    codes = seq_ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    lengths = np.diff(starts, append=len(codes))
+    limit = samples_per_shard(pipeline.resize, pipeline.shards)
+    longest = int(lengths.max())
+    if longest > limit:
+        raise ConfigError(
+            f"a shard holds at most {limit} images, but a sequence has {longest} frames: raise "
+            "shards.max_samples or shards.target_bytes"
+        )
+    # A sequence belongs where it starts, so a shard overshoots an even share by one sequence less
+    # one image at most: with that much room left, none exceeds the limit.
+    num_shards = -(-len(codes) // (limit - longest + 1))
+    numbers: npt.NDArray[np.int64] = np.repeat(starts * num_shards // len(codes), lengths)
+    # With shards of few images some would stay empty: number those that are not.
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+
+
+def _planned_shards(
+    rows: pa.Table, pipeline: SeasonPipeline, encoder: str
+) -> tuple[PlannedShard, ...]:
+    codes = rows["shard"].combine_chunks().dictionary_encode()
+    names = codes.dictionary.to_pylist()
+    counts = np.bincount(codes.indices.to_numpy(), minlength=len(names))
+    content, row_ends = _canonical_bytes(rows)
+    edges = np.concatenate(([0], np.cumsum(counts)))
+    settings = json.dumps(
+        [FORMAT, encoder, pipeline.deciding_settings()["resize"]], sort_keys=True
+    ).encode()
+    shards = []
+    for at, (first, end) in enumerate(pairwise(edges)):
+        digest = hashlib.sha256(settings)
+        digest.update(content[row_ends[first] : row_ends[end]])
+        split = names[at].rpartition("-")[0]
+        shards.append(
+            PlannedShard(
+                name=names[at],
+                split=split,
+                row_group=at,
+                num_images=int(counts[at]),
+                fingerprint=digest.hexdigest(),
+            )
+        )
+    return tuple(shards)
+
+
+def _canonical_bytes(table: pa.Table) -> tuple[memoryview, npt.NDArray[np.int64]]:
+    """All rows as text, and where each begins: independent of Arrow's and Parquet's versions."""
+    columns = []
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_list(column.type):
+            column = pc.binary_join(column, "\x1d")
+        elif pa.types.is_timestamp(column.type):
+            column = pc.cast(column, pa.int64())
+        columns.append(pc.fill_null(pc.cast(column, pa.large_string()), "\x1c"))
+    end = pa.array(["\x1e"] * table.num_rows, pa.large_string())
+    joined = pc.binary_join_element_wise(*columns, end, pa.scalar("\x1f", pa.large_string()))
+    if isinstance(joined, pa.ChunkedArray):
+        joined = joined.combine_chunks()
+    if len(joined) == 0:
+        return memoryview(b""), np.zeros(1, dtype=np.int64)
+    _, offsets, data = joined.buffers()
+    row_ends = np.frombuffer(offsets, dtype=np.int64)[joined.offset :][: len(joined) + 1]
+    return memoryview(data), row_ends

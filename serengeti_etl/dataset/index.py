@@ -1,0 +1,287 @@
+"""dataset.json and the Parquet index: what a dataset on storage says of itself.
+
+::
+
+    dataset.json                 written last; the one file that a trainer opens
+    train/train-000000.tar …     plain ustar; <image_id>.jpg + <image_id>.json
+    index/train-000000.parquet   one part per shard: its rows and, in the metadata, its report
+    index.parquet                all parts, one row group per shard, in shard order
+    rejects/train-000000.parquet the images of that shard's plan that could not be used
+    rejects/plan.parquet         the images that were excluded before any shard
+    plan/plan.parquet            one row group per shard; plan/plan.json the settings
+    catalog.parquet              every image of the label file
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from serengeti_etl.errors import DatasetError
+from serengeti_etl.storage import Store
+
+FORMAT = "serengeti-etl/1"
+DATASET_FILE = "dataset.json"
+INDEX_FILE = "index.parquet"
+REPORT_KEY = b"serengeti_etl.report"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("seq_id", pa.string(), nullable=False),
+        pa.field("frame_num", pa.int32(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("season", pa.string(), nullable=False),
+        pa.field("datetime", pa.timestamp("s")),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        # Of the JPEG's bytes inside the tar, so that one range request fetches one sample.
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("source_width", pa.int32(), nullable=False),
+        pa.field("source_height", pa.int32(), nullable=False),
+        pa.field("source_num_bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("seq_id", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("season", pa.string(), nullable=False),
+        pa.field("file_name", pa.string(), nullable=False),
+        pa.field("shard", pa.string()),
+        pa.field("state", pa.string(), nullable=False),  # rejected, excluded or duplicate
+        pa.field("stage", pa.string(), nullable=False),  # plan, fetch or resize
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardInfo:
+    """One committed shard.
+
+    Attributes:
+        name: such as ``train-000012``.
+        split: ``train`` or ``val``.
+        num_samples: images in the tar.
+        num_bytes: size of the tar in bytes.
+        num_rejected: images of this shard's plan that are in ``rejects/`` instead.
+        sha256: of the whole tar, hexadecimal.
+        fingerprint: of all that decided its bytes, hexadecimal.
+    """
+
+    name: str
+    split: str
+    num_samples: int
+    num_bytes: int
+    num_rejected: int
+    sha256: str
+    fingerprint: str
+
+    @property
+    def tar_name(self) -> str:
+        """Name of the tar in the dataset."""
+        return tar_name(self.split, self.name)
+
+
+def tar_name(split: str, shard: str) -> str:
+    """Name of a shard's tar in the dataset, such as ``train/train-000012.tar``."""
+    return f"{split}/{shard}.tar"
+
+
+def index_part_name(shard: str) -> str:
+    """Name of a shard's index part in the dataset."""
+    return f"index/{shard}.parquet"
+
+
+def rejects_name(shard: str) -> str:
+    """Name of a shard's rejects in the dataset; ``plan`` for those before any shard."""
+    return f"rejects/{shard}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetIndex:
+    """The contents of dataset.json.
+
+    Attributes:
+        name: name of the dataset.
+        classes: categories in the order of a model's outputs.
+        shards: every committed shard, by name.
+        ledger: counts of images by state and reason; see ``dataset.ledger``.
+        settings: the pipeline settings that decided the bytes.
+        versions: libvips that made the JPEGs, and the like.
+        plan_hash: fingerprint of the whole plan, hexadecimal.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shards: tuple[ShardInfo, ...]
+    ledger: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    plan_hash: str
+
+    def write(self, store: Store) -> None:
+        """Write dataset.json: from this moment the dataset is complete."""
+        value = dataclasses.asdict(self) | {"format": FORMAT}
+        store.write_json(DATASET_FILE, value)
+
+    @staticmethod
+    def read(store: Store) -> "DatasetIndex":
+        """What dataset.json says.
+
+        Raises:
+            DatasetError: there is none, or it is of another format.
+        """
+        try:
+            value = store.read_json(DATASET_FILE)
+        except FileNotFoundError:
+            raise DatasetError(
+                f"no {DATASET_FILE} at {store.url}: the conversion has not finished; run "
+                "`serengeti-etl convert` again, it continues where it stopped"
+            ) from None
+        except ValueError as error:
+            raise DatasetError(f"{DATASET_FILE} at {store.url} is damaged: {error}") from error
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise DatasetError(f"{DATASET_FILE} at {store.url} is not of format {FORMAT}")
+        del value["format"]
+        try:
+            shards = tuple(ShardInfo(**shard) for shard in value.pop("shards"))
+            return DatasetIndex(shards=shards, classes=tuple(value.pop("classes")), **value)
+        except (TypeError, KeyError) as error:
+            raise DatasetError(f"{DATASET_FILE} at {store.url} is damaged: {error}") from error
+
+
+class Dataset:
+    """A finished dataset on storage: its classes, splits, shards and index.
+
+    Args:
+        store: where dataset.json is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.info = DatasetIndex.read(store)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Categories in the order of a model's outputs."""
+        return self.info.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, sorted."""
+        return tuple(sorted({shard.split for shard in self.info.shards}))
+
+    @property
+    def plan_hash(self) -> str:
+        """Fingerprint of the plan: names this dataset in cursors and checkpoints."""
+        return self.info.plan_hash
+
+    def shards(self, split: str) -> tuple[ShardInfo, ...]:
+        """The shards of ``split`` in order.
+
+        Raises:
+            DatasetError: there is no such split.
+        """
+        found = tuple(shard for shard in self.info.shards if shard.split == split)
+        if not found:
+            raise DatasetError(f"{self.store.url} has no split {split!r}, only {self.splits}")
+        return found
+
+    def num_images(self, split: str) -> int:
+        """Images in the shards of ``split``."""
+        return sum(shard.num_samples for shard in self.shards(split))
+
+    def index(
+        self,
+        split: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of the index in shard order, inside a shard in the order of its tar.
+
+        Args:
+            split: only this split; None means all.
+            columns: names of columns to read; None means all of ``INDEX_SCHEMA``.
+            where: a pyarrow expression on any column.
+        """
+        condition = where
+        if split is not None:
+            of_split = pc.field("split") == split
+            condition = of_split if condition is None else condition & of_split
+        with self.store.open_input(INDEX_FILE) as file:
+            names = list(columns) if columns is not None else None
+            return pq.read_table(file, columns=names, filters=condition)
+
+    @cached_property
+    def class_index(self) -> dict[str, int]:
+        """Position of each category in ``classes``."""
+        return {category: index for index, category in enumerate(self.classes)}
+
+
+def open_dataset(url: str, **options: Any) -> Dataset:
+    """The finished dataset at ``url``.
+
+    Args:
+        url: folder or bucket prefix that holds dataset.json.
+        options: for the fsspec file system, such as ``anon=True``.
+
+    Raises:
+        DatasetError: there is no finished dataset.
+    """
+    return Dataset(Store(url=url, options=options))
+
+
+def write_table(store: Store, name: str, table: pa.Table, *, report: ShardInfo | None = None) -> None:
+    """Write ``table`` as Parquet, whole or not at all; ``report`` goes into its metadata."""
+    if report is not None:
+        text = json.dumps(dataclasses.asdict(report), sort_keys=True).encode()
+        table = table.replace_schema_metadata({REPORT_KEY: text})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    store.write(name, memoryview(sink.getvalue()))
+
+
+def read_table(store: Store, name: str) -> pa.Table:
+    """The whole Parquet table ``name``. Raises FileNotFoundError if there is none."""
+    return pq.read_table(pa.BufferReader(store.read(name)))
+
+
+def read_report(store: Store, shard: str) -> ShardInfo | None:
+    """The report in the index part of ``shard``; None if that shard is not committed."""
+    try:
+        content = store.read(index_part_name(shard))
+    except FileNotFoundError:
+        return None
+    try:
+        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+        return ShardInfo(**json.loads(cast("bytes", metadata[REPORT_KEY])))
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        # Not a commit record: the shard is made again, which replaces it.
+        return None
+
+
+def compact_index(store: Store, shards: Sequence[ShardInfo]) -> None:
+    """Write index.parquet: the parts of ``shards`` in order, one row group each."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
+        for shard in shards:
+            part = read_table(store, index_part_name(shard.name))
+            writer.write_table(part.replace_schema_metadata(None).cast(INDEX_SCHEMA))
+    store.write(INDEX_FILE, memoryview(sink.getvalue()))

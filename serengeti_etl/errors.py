@@ -1,0 +1,61 @@
+"""The errors a person can act on; each message says what, where and what to do.
+
+::
+
+    SerengetiError
+    ├── ConfigError (ValueError)    a setting asks for something impossible
+    ├── CatalogError (ValueError)   a label file is missing something or contradicts itself
+    ├── ImageError (ValueError)     one photograph is unreadable; recorded, never fatal alone
+    ├── ShardError (OSError)        a shard could not be written, or does not match its checksum
+    ├── DatasetError (ValueError)   dataset.json, index and shards disagree
+    ├── Incomplete                  some shards failed; the same command finishes the work
+    └── TooManyFailures             beyond the budget of rejects; names examples
+
+They cross process borders, so every one survives pickling: arguments go to ``args``.
+"""
+
+
+class SerengetiError(Exception):
+    """The root: catch this to catch everything that this package says on purpose."""
+
+
+class ConfigError(SerengetiError, ValueError):
+    """A setting asks for something impossible: which field, what it got, what it may be."""
+
+
+class CatalogError(SerengetiError, ValueError):
+    """A label file lacks a column, repeats an image or contradicts itself."""
+
+
+class ImageError(SerengetiError, ValueError):
+    """One photograph cannot be used, for one reason of a fixed list.
+
+    Args:
+        reason: short word for counting, such as ``truncated`` (see ``convert.resize.REASONS``).
+        message: one sentence for a person.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        """The reason and the sentence on one line."""
+        return f"{self.reason}: {self.message}"
+
+
+class ShardError(SerengetiError, OSError):
+    """A shard could not be written, or its bytes do not match its checksum."""
+
+
+class DatasetError(SerengetiError, ValueError):
+    """dataset.json, index and shards disagree, or there is no dataset at the url."""
+
+
+class Incomplete(SerengetiError):  # noqa: N818 - a state to continue from, not a fault
+    """Some shards failed for reasons that may pass; the same command finishes the work."""
+
+
+class TooManyFailures(SerengetiError):  # noqa: N818 - the name of the design
+    """More photographs were rejected than the pipeline allows; names examples."""

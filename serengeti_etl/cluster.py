@@ -110,7 +110,7 @@ class DaskRunner:
             finished.clear()  # dropping the futures cancels what has not begun
 
     def _window(self) -> int:
-        threads = sum(self.client.nthreads().values())
+        threads = int(sum(self.client.nthreads().values()))
         return max(2, TASKS_PER_THREAD * threads)
 
     @staticmethod

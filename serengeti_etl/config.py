@@ -165,6 +165,7 @@ class SeasonPipeline:
         shards: how samples are cut into shards.
         classes: categories in order of the model's outputs; None takes all that occur, sorted.
         withheld_categories: images of these are neither fetched nor put in a shard.
+        max_sequences: keep only this many sequences, chosen by ``shards.seed``; None keeps all.
         max_reject_share: share of the planned images, 0–1, above which the run stops.
         storage_options: options for fsspec to open ``source`` with, such as ``{"anon": True}``.
         licence: licence of the photographs, carried into dataset.json.
@@ -181,6 +182,7 @@ class SeasonPipeline:
     shards: ShardSettings = field(default_factory=ShardSettings)
     classes: tuple[str, ...] | None = None
     withheld_categories: tuple[str, ...] = ("human",)
+    max_sequences: int | None = None
     max_reject_share: float = 0.02
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
@@ -193,6 +195,8 @@ class SeasonPipeline:
         require(bool(self.labels), "labels", self.labels, "a label file below source")
         share = self.max_reject_share
         require(0 <= share <= 1, "max_reject_share", share, "a share from 0 to 1")
+        limit = self.max_sequences
+        require(limit is None or limit > 0, "max_sequences", limit, "positive or None")
         names = self.classes or ()
         require(len(set(names)) == len(names), "classes", names, "without repeats")
 
@@ -205,6 +209,7 @@ class SeasonPipeline:
             "shards": dataclasses.asdict(self.shards),
             "classes": list(self.classes) if self.classes else None,
             "withheld_categories": sorted(self.withheld_categories),
+            "max_sequences": self.max_sequences,
             "licence": self.licence,
             "citation": self.citation,
         }

@@ -125,7 +125,7 @@ class Store:
         return int(_retry(fs.info, _below(root, name))["size"])
 
     def list(self, folder: str) -> list[str]:
-        """Sorted names of the files directly in ``folder``, with the folder; [] if there is none."""
+        """Sorted names of the files directly in ``folder``, as ``folder/file``; [] without one."""
         fs, root = self._open()
         try:
             entries = _retry(fs.ls, _below(root, folder), detail=True)

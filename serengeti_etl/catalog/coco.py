@@ -67,11 +67,11 @@ def _only_json(content: bytes, name: str) -> bytes:
 
 
 def _catalog(value: dict[str, Any]) -> pa.Table:
-    labels, seasons = _annotations(value)
+    labels, season_of = _annotations(value)
     images = value["images"]
     sequences = [_seq_id(image) for image in images]
     seasons = [
-        seasons.get(image["id"]) or _season(seq_id)
+        season_of.get(image["id"]) or _season(seq_id)
         for image, seq_id in zip(images, sequences, strict=True)
     ]
     return make_catalog(

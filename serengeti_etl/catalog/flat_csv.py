@@ -34,7 +34,7 @@ def read_flat_csv(source: Store, name: str, columns: CsvColumns) -> pa.Table:
             "file_name": merged["file_name"],
             "site": merged["site"],
             "season": merged["season"],
-            "datetime": moments.astype("datetime64[s]"),
+            "datetime": moments.astype("datetime64[ms]"),
             "labels": merged["labels"],
         }
     )
@@ -65,7 +65,9 @@ def _named(frame: pd.DataFrame, columns: CsvColumns) -> pd.DataFrame:
     """The columns under the catalog's names; a column the file lacks is filled in."""
     files = frame[columns.file_name]
     blank = pd.Series("", index=frame.index)
-    frame_nums = frame[columns.frame_num] if columns.frame_num else pd.Series("1", index=files.index)
+    frame_nums = (
+        frame[columns.frame_num] if columns.frame_num else pd.Series("1", index=files.index)
+    )
     return pd.DataFrame(
         {
             "file_name": files,

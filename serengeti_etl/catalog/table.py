@@ -24,7 +24,7 @@ CATALOG_SCHEMA = pa.schema(
         pa.field("file_name", pa.string(), nullable=False),
         pa.field("site", pa.string(), nullable=False),  # "" when the file names none
         pa.field("season", pa.string(), nullable=False),  # "" when the file names none
-        pa.field("datetime", pa.timestamp("s")),
+        pa.field("datetime", pa.timestamp("ms")),
         # Sorted; ["empty"] when blank; [] when nobody labelled it.
         pa.field("labels", pa.list_(pa.string()), nullable=False),
     ]
@@ -108,7 +108,7 @@ def _check_sites(table: pa.Table) -> None:
     counts = pairs.group_by("seq_id").aggregate([([], "count_all")])
     crossing = counts.filter(pc.field("count_all") > 1)["seq_id"]
     if len(crossing):
-        seq_id = sorted(crossing.to_pylist())[0]
+        seq_id = min(crossing.to_pylist())
         sites = pairs.filter(pc.field("seq_id") == seq_id)["site"].to_pylist()
         raise CatalogError(
             f"{len(crossing)} sequences lie at more than one site, such as {seq_id!r} at "

@@ -8,6 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,11 @@ from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA
 from serengeti_etl.errors import ConfigError
 
 PLAN_SCHEMA = pa.schema(
-    [pa.field("shard", pa.string(), nullable=False), pa.field("split", pa.string(), nullable=False)]
-    + list(CATALOG_SCHEMA)
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        *CATALOG_SCHEMA,
+    ]
 )
 
 _BYTES_PER_PIXEL = 0.35
@@ -89,6 +93,8 @@ def make_plan(
     rule = _exclusion_rules(catalog, split_of_row, pipeline)
     kept = pc.is_null(rule["reason"])
     planned = catalog.append_column("split", split_of_row).filter(kept)
+    if planned.num_rows == 0:
+        raise ConfigError("no images are left: every one is excluded by a rule of the pipeline")
     classes = _classes(planned, pipeline)
     ordered = _assign_shards(planned, pipeline)
     excluded = _excluded_rows(catalog, rule)
@@ -115,31 +121,58 @@ def samples_per_shard(resize: ResizeSettings, shards: ShardSettings) -> int:
     return max(1, min(shards.max_samples, shards.target_bytes // estimate))
 
 
+class _Rules:
+    """For each catalog row the first rule that keeps it out, if one does."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.kept = np.ones(num_rows, dtype=np.bool_)
+        self.columns = {
+            name: np.full(num_rows, None, dtype=object) for name in ("state", "reason", "message")
+        }
+
+    def exclude(self, where: npt.NDArray[np.bool_], state: str, reason: str, message: Any) -> None:
+        """Keep out the rows ``where`` that no earlier rule kept out."""
+        where = where & self.kept
+        self.columns["state"][where] = state
+        self.columns["reason"][where] = reason
+        is_array = isinstance(message, np.ndarray)
+        self.columns["message"][where] = message[where] if is_array else message
+        self.kept &= ~where
+
+    def table(self) -> pa.Table:
+        """Columns state, reason and message, null for rows that are kept."""
+        return pa.table({name: pa.array(x, pa.string()) for name, x in self.columns.items()})
+
+
 def _exclusion_rules(
     catalog: pa.Table, split_of_row: pa.ChunkedArray, pipeline: SeasonPipeline
 ) -> pa.Table:
     """For each catalog row the first rule that keeps it out (state, reason, message), or nulls."""
-    num_rows = catalog.num_rows
-    state = np.full(num_rows, None, dtype=object)
-    reason, message = state.copy(), state.copy()
-
-    def exclude(where: npt.NDArray[np.bool_], why: tuple[str, str], texts: object) -> None:
-        where = where & np.equal(state, None)
-        state[where], reason[where] = why
-        message[where] = texts[where] if isinstance(texts, np.ndarray) else texts
-
+    rules = _Rules(catalog.num_rows)
     first_ids = _first_of_same_file(catalog)
     repeats = first_ids != catalog["image_id"].to_numpy()
-    exclude(repeats, ("duplicate", "same_file"), first_ids)
+    rules.exclude(repeats, "duplicate", "same_file", first_ids)
     withheld = set(pipeline.withheld_categories)
     is_withheld = _has_any_label(catalog, withheld)
-    exclude(is_withheld, ("excluded", "withheld"), f"category is one of {sorted(withheld)}")
+    rules.exclude(is_withheld, "excluded", "withheld", f"category is one of {sorted(withheld)}")
     unlabelled = pc.equal(pc.list_value_length(catalog["labels"]), 0).to_numpy()
-    exclude(unlabelled, ("excluded", "unlabelled"), "no annotation names this image")
+    rules.exclude(unlabelled, "excluded", "unlabelled", "no annotation names this image")
     no_split = pc.is_null(split_of_row).to_numpy()
-    exclude(no_split, ("excluded", "no_split"), "its site is in no list of the split")
-    columns = {"state": state, "reason": reason, "message": message}
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    rules.exclude(no_split, "excluded", "no_split", "its site is in no list of the split")
+    if pipeline.max_sequences is not None:
+        ids = catalog["seq_id"].to_numpy()
+        beyond = ~np.isin(ids, _chosen_sequences(ids[rules.kept], pipeline))
+        rules.exclude(beyond, "excluded", "limit", "beyond max_sequences")
+    return rules.table()
+
+
+def _chosen_sequences(
+    seq_ids: npt.NDArray[np.object_], pipeline: SeasonPipeline
+) -> npt.NDArray[np.object_]:
+    names = np.unique(seq_ids)
+    digests = [keyed_digest(name, purpose="limit", seed=pipeline.shards.seed) for name in names]
+    order = sorted(range(len(names)), key=digests.__getitem__)
+    return names[order[: pipeline.max_sequences]]
 
 
 def _first_of_same_file(catalog: pa.Table) -> npt.NDArray[np.object_]:

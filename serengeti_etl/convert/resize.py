@@ -103,9 +103,9 @@ def _prepare_libvips() -> None:
     """Set libvips up once per process: no operation cache, loaders of photographs only."""
     pyvips.cache_set_max(0)
     pyvips.concurrency_set(1)  # tasks run beside each other; threads inside one only get in the way
-    pyvips.operation_block_set("VipsForeignLoad", True)
+    pyvips.operation_block_set("VipsForeignLoad", state=True)
     for loader in _LOADERS:
-        pyvips.operation_block_set(f"VipsForeignLoad{loader}", False)
+        pyvips.operation_block_set(f"VipsForeignLoad{loader}", state=False)
 
 
 def _resize(photograph: bytes, settings: ResizeSettings, *, fail_on: str) -> ResizedImage:

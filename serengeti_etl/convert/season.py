@@ -213,7 +213,9 @@ def _tasks(
 class _Tally:
     """What has come in so far, and when it is too much of the wrong kind."""
 
-    def __init__(self, plan: Plan, pipeline: SeasonPipeline, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self, plan: Plan, pipeline: SeasonPipeline, on_progress: OnProgress | None
+    ) -> None:
         self.num_planned = plan.rows.num_rows
         self.max_rejects = pipeline.max_reject_share * self.num_planned
         self.on_progress = on_progress

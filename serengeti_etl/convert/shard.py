@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,7 +109,8 @@ def make_shard(task: ShardTask) -> ShardReport:
 
 def _plan_rows(task: ShardTask) -> list[dict[str, Any]]:
     with task.output.open_input(PLAN_FILE) as file:
-        rows: list[dict[str, Any]] = pq.ParquetFile(file).read_row_group(task.row_group).to_pylist()
+        table = pq.ParquetFile(file).read_row_group(task.row_group, use_threads=False)
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -125,7 +126,7 @@ class _Shard:
         self.index_rows: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
         self.num_source_bytes = 0
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:

@@ -38,7 +38,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("frame_num", pa.int32(), nullable=False),
         pa.field("site", pa.string(), nullable=False),
         pa.field("season", pa.string(), nullable=False),
-        pa.field("datetime", pa.timestamp("s")),
+        pa.field("datetime", pa.timestamp("ms")),
         pa.field("labels", pa.list_(pa.string()), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
@@ -225,9 +225,9 @@ class Dataset:
         if split is not None:
             of_split = pc.field("split") == split
             condition = of_split if condition is None else condition & of_split
-        with self.store.open_input(INDEX_FILE) as file:
-            names = list(columns) if columns is not None else None
-            return pq.read_table(file, columns=names, filters=condition)
+        wanted = list(columns) if columns is not None else INDEX_SCHEMA.names
+        table = read_table(self.store, INDEX_FILE)
+        return (table if condition is None else table.filter(condition)).select(wanted)
 
     @cached_property
     def class_index(self) -> dict[str, int]:
@@ -248,7 +248,9 @@ def open_dataset(url: str, **options: Any) -> Dataset:
     return Dataset(Store(url=url, options=options))
 
 
-def write_table(store: Store, name: str, table: pa.Table, *, report: ShardInfo | None = None) -> None:
+def write_table(
+    store: Store, name: str, table: pa.Table, *, report: ShardInfo | None = None
+) -> None:
     """Write ``table`` as Parquet, whole or not at all; ``report`` goes into its metadata."""
     if report is not None:
         text = json.dumps(dataclasses.asdict(report), sort_keys=True).encode()
@@ -260,7 +262,9 @@ def write_table(store: Store, name: str, table: pa.Table, *, report: ShardInfo |
 
 def read_table(store: Store, name: str) -> pa.Table:
     """The whole Parquet table ``name``. Raises FileNotFoundError if there is none."""
-    return pq.read_table(pa.BufferReader(store.read(name)))
+    # Not pq.read_table: its scanner's threads outlive the call, and where they still run at the
+    # interpreter's end the process aborts (apache/arrow#34314, #39162).
+    return pq.ParquetFile(pa.BufferReader(store.read(name))).read(use_threads=False)
 
 
 def read_report(store: Store, shard: str) -> ShardInfo | None:

@@ -1,4 +1,4 @@
-"""Every image of the catalog in exactly one state; the sums balance, or the dataset is not whole."""
+"""Every image of the catalog in exactly one state: the sums balance, or something is lost."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

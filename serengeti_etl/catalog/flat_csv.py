@@ -35,7 +35,7 @@ def read_flat_csv(source: Store, name: str, columns: CsvColumns) -> pa.Table:
             "site": merged["site"],
             "season": merged["season"],
             "datetime": moments.astype("datetime64[ms]"),
-            "labels": merged["labels"],
+            "labels": merged["labels"].tolist(),
         }
     )
 

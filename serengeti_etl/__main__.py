@@ -1,0 +1,6 @@
+"""``python -m serengeti_etl`` is the command line."""
+
+from serengeti_etl.cli import main
+
+if __name__ == "__main__":
+    main()

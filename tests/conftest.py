@@ -1,0 +1,95 @@
+"""What tests share: a small drawn season, the real photographs where present, a real S3 server."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from serengeti_etl.config import FractionSplit, ResizeSettings, SeasonPipeline, ShardSettings
+from tests.servers import S3_CREDENTIALS, s3_server
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photographs and label files; the test is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real photographs are not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn season with its broken files: about 50 photographs at 6 sites. Read only."""
+    folder = tmp_path_factory.mktemp("season")
+    from serengeti_etl.sample import SampleSettings, draw_season
+
+    settings = SampleSettings(width=256, height=192, num_sequences=24, num_sites=6)
+    draw_season(folder, settings, num_processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(season: Path) -> SeasonPipeline:
+    """A pipeline over the drawn season: several small shards in each split."""
+    return season_pipeline(str(season))
+
+
+def season_pipeline(source: str) -> SeasonPipeline:
+    """The pipeline of the tests for a drawn season at ``source``."""
+    return SeasonPipeline(
+        name="drawn",
+        source=source,
+        labels="labels.json",
+        images="images",
+        split=FractionSplit(val_fraction=0.34, seed=1),
+        resize=ResizeSettings(size="96"),
+        shards=ShardSettings(max_samples=8),
+        max_reject_share=0.3,
+    )
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a real S3 server on loopback, for the whole session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """A function that makes an empty bucket and returns its url; credentials are set."""
+    for name, value in (S3_CREDENTIALS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+    def make(name: str) -> str:
+        s3fs.S3FileSystem().mkdir(name)
+        return f"s3://{name}"
+
+    return make
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Content of every file below ``folder`` by its relative name."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Callable[[str], Path]:
+    """A function that gives a folder of that name which does not exist yet."""
+
+    def path(name: str) -> Path:
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        return tmp_path / name
+
+    return path
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")

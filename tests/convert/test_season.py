@@ -1,0 +1,302 @@
+"""Conversion: same plan, same bytes, wherever and however often it runs and is killed."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serengeti_etl.cluster import SerialRunner, open_runner
+from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
+from serengeti_etl.convert import shard as shard_module
+from serengeti_etl.convert.fetch import fetch_in_order
+from serengeti_etl.convert.season import Conversion, Progress, convert_season
+from serengeti_etl.dataset.index import open_dataset, read_table
+from serengeti_etl.dataset.verify import verify_dataset
+from serengeti_etl.errors import ConfigError, Incomplete, TooManyFailures
+from serengeti_etl.storage import Store
+from tests.conftest import files_below, season_pipeline
+
+
+def convert(pipeline: SeasonPipeline, output: Path) -> Conversion:
+    return convert_season(pipeline, SerialRunner(), str(output))
+
+
+@pytest.fixture(scope="module")
+def converted(pipeline: SeasonPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn season, converted undisturbed on one process. Read only."""
+    output = tmp_path_factory.mktemp("converted")
+    convert(pipeline, output)
+    return output
+
+
+def rejects_of(output: Path) -> list[dict[str, Any]]:
+    names = sorted((output / "rejects").glob("*.parquet"))
+    store = Store(url=str(output))
+    return [row for name in names for row in read_table(store, f"rejects/{name.name}").to_pylist()]
+
+
+def test_the_ledger_balances_and_names_every_broken_file(
+    converted: Path, pipeline: SeasonPipeline
+) -> None:
+    """Every row of the label file is in a shard, or in the rejects with its reason."""
+    ledger = open_dataset(str(converted)).info.ledger
+    assert ledger["num_images"] == ledger["num_in_shards"] + len(rejects_of(converted))
+    assert ledger["rejected"] == {"empty_file": 1, "missing": 1, "truncated": 1}
+    assert ledger["excluded"] == {"unlabelled": 1, "withheld": 2}
+    stages = {row["reason"]: row["stage"] for row in rejects_of(converted)}
+    assert stages == {
+        "empty_file": "resize",
+        "truncated": "resize",
+        "missing": "fetch",
+        "unlabelled": "plan",
+        "withheld": "plan",
+    }
+    assert verify_dataset(str(converted), SerialRunner()).problems == ()
+    assert not (converted / ".partial").exists()
+    assert pipeline.source not in (converted / "dataset.json").read_text()
+
+
+def test_no_site_and_no_sequence_is_on_both_sides(converted: Path) -> None:
+    """Train and val share neither site nor sequence."""
+    dataset = open_dataset(str(converted))
+    for column in ("site", "seq_id"):
+        train, val = (set(dataset.index(split)[column].to_pylist()) for split in ("train", "val"))
+        assert train
+        assert val
+        assert not train & val
+
+
+def test_twice_is_once_and_another_seed_is_another_dataset(
+    converted: Path, pipeline: SeasonPipeline, fresh: Callable[[str], Path]
+) -> None:
+    """A second run gives equal bytes, and another shard seed other tars."""
+    convert(pipeline, fresh("again"))
+    assert files_below(fresh_path(fresh, "again")) == files_below(converted)
+    other = replace(pipeline, shards=replace(pipeline.shards, seed=7))
+    output = fresh("other")
+    convert(other, output)
+    mine, theirs = files_below(converted), files_below(output)
+    tars = [name for name in mine if name.endswith(".tar")]
+    assert tars
+    assert all(mine[name] != theirs.get(name) for name in tars)
+
+
+def fresh_path(fresh: Callable[[str], Path], name: str) -> Path:
+    """The folder that ``fresh`` made, without emptying it."""
+    return Path(fresh("probe")).with_name(name)
+
+
+def test_a_finished_conversion_is_left_as_it_is(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """Run again over a finished dataset, no shard is made and no byte changes."""
+    output = tmp_path / "copy"
+    shutil.copytree(converted, output)
+    seen: list[Progress] = []
+    result = convert_season(pipeline, SerialRunner(), str(output), seen.append)
+    assert result.num_made == 0
+    assert len(seen) == len(result.index.shards)
+    assert not any(progress.is_new for progress in seen)
+    assert files_below(output) == files_below(converted)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_dask_workers_give_the_bytes_of_a_serial_run(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path, num_workers: int
+) -> None:
+    """One spawned worker or two: every file equals the serial run's."""
+    from serengeti_etl.config import ClusterSpec
+
+    options = {"n_workers": num_workers, "threads_per_worker": 1, "dashboard_address": None}
+    spec = ClusterSpec(cluster="distributed:LocalCluster", options=options)
+    with open_runner(spec) as runner:
+        convert_season(pipeline, runner, str(tmp_path / "dask"))
+    assert files_below(tmp_path / "dask") == files_below(converted)
+
+
+def test_a_bucket_gives_the_bytes_of_a_folder(
+    converted: Path, season: Path, make_bucket: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Photographs from a real S3 server, dataset to it: every object equals the local file."""
+    import s3fs
+
+    source, output = make_bucket("source"), make_bucket("output")
+    fs = s3fs.S3FileSystem()
+    fs.put(f"{season}/", f"{source}/season/", recursive=True)
+    convert_season(season_pipeline(f"{source}/season"), SerialRunner(), f"{output}/dataset")
+    fs.get(f"{output}/dataset/", f"{tmp_path}/back/", recursive=True)
+    assert files_below(tmp_path / "back") == files_below(converted)
+    assert verify_dataset(f"{output}/dataset", SerialRunner()).problems == ()
+
+
+CONVERT_CODE = """
+import sys, time
+from serengeti_etl.cluster import SerialRunner
+from serengeti_etl.convert.season import convert_season
+from tests.conftest import season_pipeline
+print("ready", flush=True)
+started = time.perf_counter()
+convert_season(season_pipeline(sys.argv[1]), SerialRunner(), sys.argv[2])
+print(time.perf_counter() - started)
+"""
+
+
+def start_conversion(season: Path, output: Path) -> "subprocess.Popen[str]":
+    """A process that has imported everything and is about to convert."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONVERT_CODE, str(season), str(output)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.fixture(scope="module")
+def undisturbed_seconds(season: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long the conversion takes when nobody kills it."""
+    process = start_conversion(season, tmp_path_factory.mktemp("timed") / "out")
+    return float(process.communicate()[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_conversion_killed_anywhere_is_finished_by_the_same_command(
+    converted: Path, season: Path, tmp_path: Path, seed: int, undisturbed_seconds: float
+) -> None:
+    """SIGKILL at random moments, three times, then once to the end: equal bytes."""
+    output = tmp_path / "killed"
+    draw = random.Random(seed)  # noqa: S311 - a repeatable moment, not a secret
+    codes = []
+    for _ in range(3):
+        process = start_conversion(season, output)
+        time.sleep(draw.uniform(0.0, 0.8) * undisturbed_seconds)
+        process.kill()
+        codes.append(process.wait())
+    # One that had finished before its moment is no failure, three would be no test.
+    assert -signal.SIGKILL in codes
+    process = start_conversion(season, output)
+    process.communicate()
+    assert process.returncode == 0
+    assert files_below(output) == files_below(converted)
+
+
+def test_a_torn_commit_is_made_again(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """A missing tar, a cut tar, a lost or foreign commit record: only that shard is made again."""
+    output = tmp_path / "torn"
+    shutil.copytree(converted, output)
+    tars = sorted((output / "train").glob("*.tar"))
+    tars[0].unlink()
+    tars[1].write_bytes(tars[1].read_bytes()[:1000])
+    (output / "index" / f"{tars[2].stem}.parquet").write_bytes(b"not parquet")
+    (output / "dataset.json").unlink()
+    result = convert(pipeline, output)
+    assert result.num_made == 3
+    assert files_below(output) == files_below(converted)
+
+
+def test_a_changed_setting_is_refused_by_name(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """Another size, seed or label file does not mix with what is there; the old stays untouched."""
+    output = tmp_path / "copy"
+    shutil.copytree(converted, output)
+    for changed, message in (
+        (
+            replace(pipeline, resize=ResizeSettings(size="64")),
+            r"resize\.size was '96' and is now '64'",
+        ),
+        (replace(pipeline, shards=ShardSettings(seed=3)), r"shards\.seed was 0 and is now 3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            convert(changed, output)
+    assert files_below(output) == files_below(converted)
+
+
+def test_too_many_rejects_stop_the_run_and_are_named(
+    pipeline: SeasonPipeline, tmp_path: Path, converted: Path
+) -> None:
+    """Beyond the budget the run stops with examples; with a larger budget it continues."""
+    with pytest.raises(TooManyFailures, match=r"planned images were rejected .*for example"):
+        convert(replace(pipeline, max_reject_share=0.0), tmp_path / "strict")
+    assert not (tmp_path / "strict" / "dataset.json").exists()
+    convert(pipeline, tmp_path / "strict")
+    assert files_below(tmp_path / "strict") == files_below(converted)
+
+
+def test_an_outage_blames_no_photograph(
+    pipeline: SeasonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converted: Path
+) -> None:
+    """A store that fails makes the shard fail, not its images; the same call then finishes."""
+    real = fetch_in_order
+    calls = iter(range(100))
+
+    def failing(*args: Any) -> Any:
+        if next(calls) == 1:
+            raise ConnectionError("the bucket is away")
+        return real(*args)
+
+    monkeypatch.setattr("serengeti_etl.convert.shard.fetch_in_order", failing)
+    with pytest.raises(Incomplete, match=r"1 shards failed, such as .*the bucket is away"):
+        convert(pipeline, tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    convert(pipeline, tmp_path / "out")
+    assert files_below(tmp_path / "out") == files_below(converted)
+
+
+def test_a_worker_with_another_libvips_refuses(
+    pipeline: SeasonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two builds of libvips are never mixed in one dataset."""
+    monkeypatch.setattr(shard_module, "libvips_version", lambda: "libvips 8.14.1")
+    with pytest.raises(ConfigError, match=r"this worker has libvips 8\.14\.1"):
+        convert(pipeline, tmp_path / "out")
+
+
+def test_a_task_is_a_pointer(pipeline: SeasonPipeline, tmp_path: Path) -> None:
+    """A task holds no rows of the plan: it pickles to well under a kilobyte and a half."""
+    import pickle
+
+    class Recorder(SerialRunner):
+        """Keeps the tasks it is given."""
+
+        sizes: list[int] = []  # noqa: RUF012 - one test, one class
+
+        def map(self, function: Any, tasks: Any) -> Any:
+            """As the serial runner, after a look at each task."""
+            tasks = list(tasks)
+            self.sizes.extend(len(pickle.dumps(task)) for task in tasks)
+            return super().map(function, tasks)
+
+    convert_season(pipeline, Recorder(), str(tmp_path / "out"))
+    assert 0 < max(Recorder.sizes) < 1500
+
+
+def test_the_real_photographs(shared_data: Path, tmp_path: Path) -> None:
+    """The Serengeti originals: 31 rows = 23 in shards + 3 missing + 4 withheld + 1 unlabelled."""
+    from serengeti_etl.cli import load_pipeline
+
+    path = Path(__file__).parents[2] / "pipelines" / "serengeti_mini.py"
+    pipeline = load_pipeline(path, source=str(shared_data / "serengeti"), limit=None)
+    result = convert(pipeline, tmp_path / "mini")
+    assert result.ledger.as_dict() == {
+        "num_images": 31,
+        "num_in_shards": 23,
+        "rejected": {"missing": 3},
+        "excluded": {"unlabelled": 1, "withheld": 4},
+        "duplicates": {},
+    }
+    assert verify_dataset(str(tmp_path / "mini"), SerialRunner()).problems == ()
+    val_sites = set(open_dataset(str(tmp_path / "mini")).index("val")["site"].to_pylist())
+    assert val_sites == {"D04", "H04"}

@@ -1,0 +1,83 @@
+"""The command line: exit codes, one-line errors, and what it prints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "serengeti_etl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def pipeline_file(season: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline file over the drawn season."""
+    path = tmp_path_factory.mktemp("pipelines") / "drawn.py"
+    path.write_text(
+        f"from tests.conftest import season_pipeline\npipeline = season_pipeline({str(season)!r})\n"
+    )
+    return path
+
+
+def test_plan_shows_tables_and_writes_nothing(pipeline_file: Path, tmp_path: Path) -> None:
+    """Splits, classes and excluded rules are printed; no file appears anywhere."""
+    shown = run("plan", str(pipeline_file))
+    assert shown.returncode == 0, shown.stderr
+    for word in ("plan of drawn", "train", "val", "sequences", "sites", "zebra", "withheld"):
+        assert word in shown.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert list(pipeline_file.parent.iterdir()) == [pipeline_file]
+
+
+def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
+    """Convert exits 2 with rejects within the budget; info and verify read what it wrote."""
+    output = str(tmp_path / "dataset")
+    made = run("convert", str(pipeline_file), "--output", output, "--cluster", "serial")
+    assert made.returncode == 2, made.stderr
+    assert "truncated" in made.stdout
+    assert "images/s" in made.stderr
+    shown = run("info", output)
+    assert shown.returncode == 0
+    assert "dataset drawn" in shown.stdout
+    whole = run("verify", output)
+    assert (whole.returncode, whole.stdout[:6]) == (0, "whole:")
+    (tmp_path / "dataset" / "val" / "val-000000.tar").write_bytes(b"")
+    broken = run("verify", output)
+    assert broken.returncode == 3
+    assert "val/val-000000.tar: 0 bytes" in broken.stdout
+
+
+def test_refusals_are_one_line_and_exit_4(pipeline_file: Path, tmp_path: Path) -> None:
+    """A missing file, a wrong file, no dataset and a wrong option: one line each, no traceback."""
+    (tmp_path / "wrong.py").write_text("pipeline = 3\n")
+    for arguments, message in (
+        (("plan", "nowhere.py"), "there is no file nowhere.py"),
+        (("plan", str(tmp_path / "wrong.py")), "must define `pipeline = SeasonPipeline(...)`"),
+        (("plan", str(pipeline_file), "--source", "/nowhere"), "there is no label file"),
+        (("plan", str(pipeline_file), "--limit", "0"), "max_sequences is 0"),
+        (("info", str(tmp_path)), "no dataset.json at"),
+        (("verify", str(tmp_path)), "no dataset.json at"),
+        (("convert", str(pipeline_file)), "Missing option '--output'"),
+    ):
+        shown = run(*arguments)
+        assert shown.returncode == 4, (arguments, shown.stderr)
+        assert message in shown.stderr
+        assert "Traceback" not in shown.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    """``--debug`` prints it all, then the same line and code."""
+    shown = run("info", str(tmp_path), "--debug")
+    assert shown.returncode == 4
+    assert "Traceback" in shown.stderr
+
+
+def test_a_limit_takes_a_few_sequences(pipeline_file: Path) -> None:
+    """``--limit`` shows up as images excluded by the rule ``limit``."""
+    shown = run("plan", str(pipeline_file), "--limit", "12")
+    assert "limit" in shown.stdout

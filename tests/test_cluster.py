@@ -1,0 +1,121 @@
+"""Runners: the same outcomes serially and on Dask; faults become outcomes, mistakes are raised."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+from distributed import LocalCluster
+
+from serengeti_etl.cluster import Runner, SerialRunner, open_runner
+from serengeti_etl.config import ClusterSpec
+from serengeti_etl.errors import ConfigError
+
+SPEC = ClusterSpec(
+    cluster="distributed:LocalCluster",
+    options={"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None},
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A task that is a number."""
+
+    value: int
+
+    @property
+    def key(self) -> str:
+        """Names the task."""
+        return f"number-{self.value}"
+
+
+def half(task: Number) -> int:
+    """Half of an even number; odd ones are faults, 1000 is a mistake, 666 kills the worker."""
+    if task.value == 666:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.value == 1000:
+        raise ZeroDivisionError("a mistake")
+    if task.value % 2:
+        raise ConnectionError(f"{task.value} is odd")
+    return task.value // 2
+
+
+def outcomes(runner: Runner, values: list[int]) -> dict[int, object]:
+    found = runner.map(half, (Number(value) for value in values))
+    return {one.task.value: one.error or one.result for one in found}
+
+
+@pytest.fixture(scope="module")
+def dask_runner() -> object:
+    """A runner on one spawned worker."""
+    with open_runner(SPEC) as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("kind", ["serial", "dask"])
+def test_results_and_faults_are_outcomes(kind: str, request: pytest.FixtureRequest) -> None:
+    """Every task has one outcome: its result, or the fault that may pass."""
+    runner = SerialRunner() if kind == "serial" else request.getfixturevalue("dask_runner")
+    found = outcomes(runner, list(range(30)))
+    assert len(found) == 30
+    assert [found[value] for value in range(0, 30, 2)] == list(range(15))
+    assert all(isinstance(found[value], ConnectionError) for value in range(1, 30, 2))
+
+
+@pytest.mark.parametrize("kind", ["serial", "dask"])
+def test_mistakes_are_raised(kind: str, request: pytest.FixtureRequest) -> None:
+    """What running again would not mend ends the run."""
+    runner = SerialRunner() if kind == "serial" else request.getfixturevalue("dask_runner")
+    with pytest.raises(ZeroDivisionError):
+        outcomes(runner, [2, 1000, 4])
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_worker_is_an_outcome(dask_runner: Runner) -> None:
+    """A worker that dies each time is named; the other tasks finish."""
+    found = outcomes(dask_runner, [666, 2, 4])
+    assert (found[2], found[4]) == (1, 2)
+    assert "its worker died each time" in str(found[666])
+
+
+def test_a_running_scheduler_is_reached_by_its_address() -> None:
+    """``tcp://…`` runs tasks on a cluster that somebody else started."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        LocalCluster(processes=False, **options) as cluster,
+        open_runner(cluster.scheduler_address) as runner,
+    ):
+        assert outcomes(runner, [10]) == {10: 5}
+
+
+def test_the_window_bounds_what_is_in_flight(dask_runner: Runner) -> None:
+    """Tasks are taken from the iterator as others finish, not all at once."""
+    taken = 0
+
+    def tasks() -> object:
+        nonlocal taken
+        for value in range(0, 40, 2):
+            taken += 1
+            yield Number(value)
+
+    found = dask_runner.map(half, tasks())  # type: ignore[arg-type]
+    next(found)
+    assert taken <= 5
+    assert len(list(found)) == 19
+
+
+def test_a_cluster_that_cannot_be_had_is_a_config_error() -> None:
+    """An unknown class and an address where nothing listens say so."""
+    with (
+        pytest.raises(ConfigError, match="cannot be imported"),
+        open_runner(ClusterSpec(cluster="no.such:Cluster")),
+    ):
+        pass
+    import dask
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"),
+        open_runner("tcp://127.0.0.1:1"),
+    ):
+        pass

@@ -1,0 +1,74 @@
+"""Settings refuse nonsense when they are built, and say what they may be."""
+
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from serengeti_etl.config import (
+    ClusterSpec,
+    FractionSplit,
+    ResizeSettings,
+    SeasonPipeline,
+    ShardSettings,
+)
+from serengeti_etl.errors import ConfigError, ImageError, SerengetiError, TooManyFailures
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ResizeSettings(size="small"), "size is 'small', but it must be a longest side"),
+        (lambda: ResizeSettings(size="0"), "16 to 8192 px"),
+        (lambda: ResizeSettings(size="512x"), "512x384"),
+        (lambda: ResizeSettings(quality=0), "quality is 0, but it must be from 1 to 100"),
+        (lambda: ResizeSettings(subsampling="4:2:2"), "subsampling"),  # type: ignore[arg-type]
+        (lambda: ShardSettings(max_samples=0), "max_samples is 0"),
+        (lambda: FractionSplit(val_fraction=1.0), "val_fraction is 1.0"),
+        (lambda: SeasonPipeline(name="a b", source="x", labels="y"), "name is 'a b'"),
+        (lambda: SeasonPipeline(name="a", source="", labels="y"), "source is ''"),
+        (lambda: SeasonPipeline(name="a", source="x", labels=""), "labels is ''"),
+        (
+            lambda: SeasonPipeline(name="a", source="x", labels="y", classes=("b", "b")),
+            "without repeats",
+        ),
+        (
+            lambda: SeasonPipeline(name="a", source="x", labels="y", max_reject_share=2),
+            "max_reject_share is 2",
+        ),
+        (lambda: ClusterSpec(cluster="LocalCluster"), "module:Class"),
+    ],
+)
+def test_nonsense_is_refused_with_what_it_may_be(build: Callable[[], object], message: str) -> None:
+    """Each impossible setting is a ConfigError that names the field, its value and the range."""
+    with pytest.raises(ConfigError) as caught:
+        build()
+    assert message in str(caught.value)
+
+
+def test_sizes_are_a_longest_side_or_a_box() -> None:
+    """``512`` has no box, ``512x384`` has."""
+    assert ResizeSettings(size="512").box is None
+    assert ResizeSettings(size="512x384").box == (512, 384)
+    assert ResizeSettings(size="384x512").longest_side == 512
+
+
+def test_where_photographs_lie_does_not_decide_bytes() -> None:
+    """A mirror or a local copy has the same deciding settings; another size has others."""
+    here = SeasonPipeline(name="a", source="here", labels="y")
+    there = SeasonPipeline(name="a", source="s3://there", labels="y", storage_options={"anon": 1})
+    smaller = SeasonPipeline(name="a", source="here", labels="y", resize=ResizeSettings(size="256"))
+    assert here.deciding_settings() == there.deciding_settings()
+    assert here.deciding_settings() != smaller.deciding_settings()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImageError("truncated", "ends early"), TooManyFailures("9 of 10"), ConfigError("size is 0")],
+)
+def test_errors_survive_pickling(error: SerengetiError) -> None:
+    """Errors cross process borders with their type, text and fields."""
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)

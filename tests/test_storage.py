@@ -1,0 +1,137 @@
+"""Storage: whole or not at all, the same on a folder and in a bucket."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serengeti_etl import storage
+from serengeti_etl.errors import ConfigError
+from serengeti_etl.storage import PARTIAL_FOLDER, Store, is_transient, join_url
+
+
+@pytest.fixture(params=["folder", "bucket", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """The same store as a local folder, in a real S3 bucket and in memory."""
+    if request.param == "bucket":
+        make_bucket: Callable[[str], str] = request.getfixturevalue("make_bucket")
+        digest = abs(hash(request.node.name)) % 10**10
+        return Store(url=f"{make_bucket(f'storage-{digest}')}/some prefix")
+    url = str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path}"
+    return Store(url=url)
+
+
+def test_what_is_written_is_read(store: Store) -> None:
+    """Bytes come back whole and by range, under names with spaces and brackets."""
+    store.write("a b/c (2).bin", b"0123456789")
+    assert store.read("a b/c (2).bin") == b"0123456789"
+    assert store.read_range("a b/c (2).bin", 2, 5) == b"234"
+    assert store.num_bytes("a b/c (2).bin") == 10
+    with store.open_input("a b/c (2).bin") as file:
+        file.seek(8)
+        assert file.read() == b"89"
+
+
+def test_names_are_seen_as_they_are_now(store: Store) -> None:
+    """Listing and existence follow writes and deletes at once; a missing folder is empty."""
+    assert store.list("shards") == []
+    store.write("shards/b", b"")
+    store.write("shards/a", b"1")
+    assert store.list("shards") == ["shards/a", "shards/b"]
+    store.delete("shards/a")
+    store.delete("shards/a")
+    assert not store.exists("shards/a")
+    assert store.list("shards") == ["shards/b"]
+    assert store.exists("shards/b")
+    assert not store.exists("shards")
+
+
+def test_a_missing_name_is_file_not_found(store: Store) -> None:
+    """Reading and measuring what is not there is FileNotFoundError, not tried again."""
+    with pytest.raises(FileNotFoundError):
+        store.read("nothing")
+    with pytest.raises(FileNotFoundError):
+        store.num_bytes("nothing")
+
+
+def test_json_is_written_the_same_way_every_time(store: Store) -> None:
+    """Key order does not matter; text is UTF-8 with a final newline."""
+    store.write_json("x.json", {"b": 1, "a": "é"})
+    assert store.read("x.json") == '{\n "a": "é",\n "b": 1\n}\n'.encode()
+
+
+def test_a_local_write_that_fails_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk fills up in the middle, the name shows what it showed before."""
+    store = Store(url=str(tmp_path))
+    store.write("x", b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 1)
+    with pytest.raises(OSError, match="No space"):
+        store.write("x", b"new and longer")
+    assert store.read("x") == b"old"
+    monkeypatch.undo()
+    store.remove_partial()
+    assert not (tmp_path / PARTIAL_FOLDER).exists()
+
+
+def test_transient_errors_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two faults of the store pass unseen; five do not."""
+    store = Store(url=str(tmp_path))
+    store.write("x", b"there")
+    fs, _ = store._open()
+    real = type(fs).cat_file
+    faults = iter([ConnectionResetError("reset"), TimeoutError("slow")])
+
+    def flaky(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for fault in faults:
+            raise fault
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(fs), "cat_file", flaky)
+    assert store.read("x") == b"there"
+    faults = iter([ConnectionResetError("reset")] * 5)
+    with pytest.raises(ConnectionResetError):
+        store.read("x")
+
+
+def test_which_errors_are_worth_another_try() -> None:
+    """Faults of network and clients are; answers and our own mistakes are not."""
+
+    class ClientError(Exception):
+        """As a store's client raises it."""
+
+    ClientError.__module__ = "botocore.exceptions"
+    assert is_transient(ConnectionError())
+    assert is_transient(TimeoutError())
+    assert is_transient(ClientError())
+    assert not is_transient(FileNotFoundError())
+    assert not is_transient(PermissionError())
+    assert not is_transient(ValueError())
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "joined"),
+    [
+        ("s3://b/p", "x/y", "s3://b/p/x/y"),
+        ("s3://b/p/", "x", "s3://b/p/x"),
+        ("folder", "", "folder"),
+        ("s3://b", "gs://c/x", "gs://c/x"),
+        ("folder", "/elsewhere/x", "/elsewhere/x"),
+    ],
+)
+def test_urls_are_joined(base: str, name: str, joined: str) -> None:
+    """A name goes below its base, unless it is a place of its own."""
+    assert join_url(base, name) == joined
+
+
+def test_an_unknown_scheme_says_what_to_install() -> None:
+    """A client that is not installed is a ConfigError that names the extra."""
+    with pytest.raises(ConfigError, match=r"serengeti-etl\[s3\]"):
+        Store(url="abfs://container/x").read("y")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serengeti_etl.dataset.index import Dataset as Dataset
     from serengeti_etl.dataset.index import open_dataset as open_dataset
     from serengeti_etl.errors import SerengetiError as SerengetiError
+    from serengeti_etl.load.loader import LoaderSettings as LoaderSettings
     from serengeti_etl.load.loader import ShardLoader as ShardLoader
     from serengeti_etl.load.webdataset import webdataset_pipeline as webdataset_pipeline
 
@@ -28,6 +29,7 @@ _HOMES = {
     "CsvColumns": "config",
     "Dataset": "dataset.index",
     "FractionSplit": "config",
+    "LoaderSettings": "load.loader",
     "ResizeSettings": "config",
     "SeasonPipeline": "config",
     "SerengetiError": "errors",

@@ -7,8 +7,10 @@ Exit codes: 0 complete; 2 complete, with rejects within the budget; 3 incomplete
 import dataclasses
 import runpy
 import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +20,11 @@ from serengeti_etl.errors import ConfigError, Incomplete, SerengetiError
 
 if TYPE_CHECKING:
     from serengeti_etl.config import ClusterSpec, SeasonPipeline
+    from serengeti_etl.convert.season import Conversion
+    from serengeti_etl.dataset.verify import Verification
+    from serengeti_etl.evaluate import Evaluation
+    from serengeti_etl.train.recipe import Recipe
+    from serengeti_etl.train.settings import TrainResult
 
 COMPLETE, WITH_REJECTS, INCOMPLETE, REFUSED = 0, 2, 3, 4
 
@@ -83,10 +90,11 @@ def _cluster_option(default: str) -> Callable[[CommandT], CommandT]:
 def plan(pipeline: Path, source: str | None, limit: int | None, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
     """Show what PIPELINE would do; nothing is written."""
     from serengeti_etl.convert.season import plan_season
+    from serengeti_etl.tables import plan_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
     catalog, made = plan_season(settings)
-    _print_plan(settings.name, catalog, made)
+    click.echo(plan_text(settings.name, catalog, made), nl=False)
 
 
 @commands.command()
@@ -103,9 +111,11 @@ def convert(  # noqa: PLR0913 - one parameter per option
     debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
 ) -> int:
     """Turn the photographs of PIPELINE into a dataset of tar shards."""
+    from serengeti_etl.tables import conversion_text
+
     settings = load_pipeline(pipeline, source=source, limit=limit)
     conversion = run_conversion(settings, output, load_cluster(cluster))
-    _print_conversion(conversion, output)
+    click.echo(f"{conversion_text(conversion)}dataset: {output}")
     return WITH_REJECTS if conversion.ledger.num_rejected else COMPLETE
 
 
@@ -115,8 +125,9 @@ def convert(  # noqa: PLR0913 - one parameter per option
 def info(url: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
     """Show what the dataset at URL holds."""
     from serengeti_etl.dataset.index import open_dataset
+    from serengeti_etl.tables import dataset_text
 
-    _print_dataset(open_dataset(url))
+    click.echo(dataset_text(open_dataset(url)), nl=False)
 
 
 @commands.command()
@@ -126,16 +137,109 @@ def info(url: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read
 def verify(url: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
     """Read the whole dataset at URL and report every disagreement in it."""
     found = run_verification(url, load_cluster(cluster))
+    _say_verification(found)
+    return INCOMPLETE if found.problems else COMPLETE
+
+
+@commands.command()
+@click.argument("url")
+@click.option("--run", required=True, help="Folder or url for checkpoints, metrics and the model.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Python file with a Recipe.")
+@click.option("--weights", help="Pre-trained weights (.pth with torchvision's names) instead.")
+@click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
+@_debug
+def train(  # noqa: PLR0913 - one parameter per option
+    url: str,
+    run: str,
+    recipe: Path | None,
+    weights: str | None,
+    device: str,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+) -> None:
+    """Train a network off the dataset at URL; the same command continues a stopped run."""
+    from serengeti_etl.train.recipe import Recipe
+
+    settings: Recipe = _load_named(recipe, "recipe", Recipe) if recipe else Recipe()
+    if weights is not None:
+        settings = dataclasses.replace(settings, weights=weights)
+    run_training(url, run, settings, device)
+    click.echo(f"run: {run}\nnext: serengeti-etl evaluate {run} --dataset {url}")
+
+
+@commands.command()
+@click.argument("run")
+@click.option("--dataset", required=True, help="Folder or url of a dataset.")
+@click.option("--split", default="val", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
+@_debug
+def evaluate(run: str, dataset: str, split: str, device: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+    """Score the finished training RUN by sequences, as the competition does."""
+    from serengeti_etl.tables import evaluation_text
+
+    click.echo(evaluation_text(run_evaluation(run, dataset, split, device)), nl=False)
+
+
+@commands.command()
+@click.option("--output", default="serengeti-demo", show_default=True, help="Local folder.")
+@_cluster_option("local")
+@_debug
+def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
+    """Draw a small season, convert it, verify it, train on it and score the model."""
+    from serengeti_etl.demo import demo_pipeline, demo_recipe, draw_once
+    from serengeti_etl.sample import SampleSettings
+    from serengeti_etl.tables import conversion_text, evaluation_text
+
+    _need_training()
+    season, dataset, run = (f"{output}/{name}" for name in ("season", "dataset", "run"))
+    clock = _Clock()
+    drawn = draw_once(Path(season), SampleSettings())
+    clock.lap("1/5 draw", f"{season} {'drawn' if drawn else 'was there'}")
+    conversion = run_conversion(demo_pipeline(season), dataset, load_cluster(cluster))
+    clock.lap("2/5 convert", dataset)
+    found = run_verification(dataset, "serial")
+    clock.lap("3/5 verify", f"{len(found.problems)} problems")
+    run_training(dataset, run, demo_recipe(), "cpu")
+    clock.lap("4/5 train", run)
+    evaluation = run_evaluation(run, dataset, "val", "cpu")
+    clock.lap("5/5 evaluate", f"{run}/evaluation.json")
+    click.echo(f"\n{conversion_text(conversion)}\n{evaluation_text(evaluation)}")
+    _say_verification(found)
+    click.echo(_next_steps(output))
+    return INCOMPLETE if found.problems else COMPLETE
+
+
+class _Clock:
+    """Tells how long each stage of the demo took."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+
+    def lap(self, stage: str, what: str) -> None:
+        now = time.perf_counter()
+        click.echo(f"{stage:<13}{now - self.started:6.1f} s  {what}")
+        self.started = now
+
+
+def _next_steps(output: str) -> str:
+    return (
+        f"photographs and labels: {output}/season\n"
+        f"dataset:                {output}/dataset\n"
+        f"model and metrics:      {output}/run\n"
+        "next: copy pipelines/lila_serengeti.py, say where your photographs lie, and run\n"
+        "      serengeti-etl plan YOURS.py; serengeti-etl convert YOURS.py --output s3://…"
+    )
+
+
+def _say_verification(found: "Verification") -> None:
+    from serengeti_etl.tables import megabytes
+
     for problem in found.problems:
         click.echo(problem)
-    size = (
-        f"{found.num_shards} shards, {found.num_samples:,} samples, {_megabytes(found.num_bytes)}"
-    )
-    if not found.problems:
+    size = f"{found.num_shards} shards, {found.num_samples:,} samples, {megabytes(found.num_bytes)}"
+    if found.problems:
+        click.echo(f"{len(found.problems)} problems in {size}")
+    else:
         click.echo(f"whole: {size}; tars, index, rejects, checksums and ledger agree")
-        return COMPLETE
-    click.echo(f"{len(found.problems)} problems in {size}")
-    return INCOMPLETE
 
 
 def load_pipeline(path: Path, *, source: str | None, limit: int | None) -> "SeasonPipeline":
@@ -174,14 +278,14 @@ def _load_named(path: Path, name: str, kind: type) -> Any:
     return value
 
 
-def run_conversion(pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpec") -> Any:
+def run_conversion(
+    pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpec"
+) -> "Conversion":
     """Convert with a progress line; the ``Conversion``."""
-    from tqdm import tqdm
-
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.convert.season import Progress, convert_season
 
-    with open_runner(where) as runner, tqdm(unit=" images", desc="convert") as line:
+    with open_runner(where) as runner, _line(unit=" images", desc="convert") as line:
         totals = {"bytes": 0, "rejects": 0}
 
         def show(progress: Progress) -> None:
@@ -199,103 +303,62 @@ def run_conversion(pipeline: "SeasonPipeline", output: str, where: "str | Cluste
         return convert_season(pipeline, runner, output, show)
 
 
-def run_verification(url: str, where: "str | ClusterSpec") -> Any:
+def run_verification(url: str, where: "str | ClusterSpec") -> "Verification":
     """Verify with a progress line; the ``Verification``."""
-    from tqdm import tqdm
-
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.dataset.verify import verify_dataset
 
-    with open_runner(where) as runner, tqdm(unit=" shards", desc="verify") as line:
+    with open_runner(where) as runner, _line(unit=" shards", desc="verify") as line:
         return verify_dataset(url, runner, lambda _shard: line.update())
 
 
-def _print_plan(name: str, catalog: Any, made: Any) -> None:
-    import pyarrow.compute as pc
+def run_training(url: str, run: str, recipe: "Recipe", device: str) -> "TrainResult":
+    """Train with a progress line; what the run came to."""
+    _need_training()
+    from serengeti_etl.train.loop import train as train_run
+    from serengeti_etl.train.settings import Event, TrainSettings
 
-    rows = []
-    for split in sorted({shard.split for shard in made.shards}):
-        part = made.rows.filter(pc.field("split") == split)
-        num_shards = sum(shard.split == split for shard in made.shards)
-        rows.append((split, num_shards, part.num_rows, *_num_distinct(part)))
-    total = (len(made.shards), made.rows.num_rows, *_num_distinct(made.rows))
-    rows.append(("planned", *total))
-    rows.append(("excluded", "", made.excluded.num_rows, *_num_distinct(made.excluded)))
-    rows.append(("catalog", "", catalog.num_rows, *_num_distinct(catalog)))
-    _table(f"plan of {name}", ("", "shards", "images", "sequences", "sites"), rows)
-    _print_classes(made.rows, made.classes)
-    reasons = pc.value_counts(made.excluded["reason"]).to_pylist()
-    _table("excluded", ("rule", "images"), [(row["values"], row["counts"]) for row in reasons])
+    with _line(unit=" steps", desc="train") as line:
 
+        def show(event: Event) -> None:
+            if event.kind in ("start", "resume"):
+                line.total = event.num_steps
+                line.initial = line.n = event.step
+            elif event.kind == "step":
+                line.update()
+            elif event.kind == "damaged":
+                line.write(f"checkpoint {event.values['name']} is damaged and was passed over")
+            elif event.kind in ("log", "validated"):
+                shown.update({name: event.values[name] for name in _SHOWN & event.values.keys()})
+                line.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
 
-def _num_distinct(table: Any) -> tuple[int, int]:
-    import pyarrow.compute as pc
-
-    return pc.count_distinct(table["seq_id"]).as_py(), pc.count_distinct(table["site"]).as_py()
-
-
-def _print_classes(table: Any, classes: tuple[str, ...]) -> None:
-    """Images of each class in each split."""
-    from collections import Counter
-
-    splits = sorted(set(table["split"].to_pylist()))
-    counts: Counter[tuple[str, str]] = Counter()
-    for split, labels in zip(table["split"].to_pylist(), table["labels"].to_pylist(), strict=True):
-        counts.update((split, label) for label in labels)
-    rows = [(name, *(counts[split, name] for split in splits)) for name in classes]
-    _table("images by class", ("class", *splits), rows)
+        shown: dict[str, float] = {}
+        return train_run(url, run, recipe, settings=TrainSettings(device=device), on_event=show)
 
 
-def _print_conversion(conversion: Any, output: str) -> None:
-    _print_ledger(conversion.index.ledger)
-    spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in conversion.seconds.items())
-    read = _megabytes(conversion.num_source_bytes)
-    num_shards = len(conversion.index.shards)
-    click.echo(f"{num_shards} shards, {conversion.num_made} made now; read {read}; {spent}")
-    click.echo(f"dataset: {output}")
+def _line(**kwargs: Any) -> Any:
+    """A tqdm progress line; in a log file it is written every ten seconds only."""
+    from tqdm import tqdm
+
+    return tqdm(mininterval=0.1 if sys.stderr.isatty() else 10.0, **kwargs)
 
 
-def _print_ledger(ledger: Mapping[str, Any]) -> None:
-    rows: list[tuple[str, str, int]] = [("in shards", "", ledger["num_in_shards"])]
-    for state in ("rejected", "excluded", "duplicates"):
-        rows += [(state, reason, count) for reason, count in ledger[state].items()]
-    rows.append(("catalog", "", ledger["num_images"]))
-    _table("ledger", ("state", "reason", "images"), rows)
+_SHOWN = {"loss", "score", "class_means_score"}
 
 
-def _print_dataset(dataset: Any) -> None:
-    rows = []
-    for split in dataset.splits:
-        shards = dataset.shards(split)
-        size = _megabytes(sum(shard.num_bytes for shard in shards))
-        rows.append((split, len(shards), dataset.num_images(split), size))
-    _table(f"dataset {dataset.info.name}", ("split", "shards", "images", "size"), rows)
-    index = dataset.index(columns=["split", "labels"])
-    _print_classes(index, dataset.classes)
-    _print_ledger(dataset.info.ledger)
-    settings = dataset.info.settings["resize"]
-    click.echo(f"resize: {settings['size']} px, quality {settings['quality']}")
-    click.echo(f"made by: {dataset.info.versions['encoder']}; plan {dataset.plan_hash[:16]}")
+def run_evaluation(run: str, dataset: str, split: str, device: str) -> "Evaluation":
+    """Score a finished run; the ``Evaluation``."""
+    _need_training()
+    from serengeti_etl.evaluate import evaluate_run
+    from serengeti_etl.train.settings import TrainSettings
+
+    return evaluate_run(run, dataset, split, settings=TrainSettings(device=device))
 
 
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB"
-
-
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """Print a table; nothing when there are no rows."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for at, column in enumerate(columns):
-        numeric = at > 0 and not isinstance(rows[0][at], str)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
-        table.add_row(*cells)
-    # Not cut to the width of a pipe: what is printed may be read by a program.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+def _need_training() -> None:
+    missing = [name for name in ("torch", "torchvision", "simplejpeg") if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"training needs {', '.join(missing)}: install the extra with "
+            "`pip install 'serengeti-etl[train]'`"
+        )

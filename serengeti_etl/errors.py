@@ -8,6 +8,7 @@
     ├── ImageError (ValueError)     one photograph is unreadable; recorded, never fatal alone
     ├── ShardError (OSError)        a shard could not be written, or does not match its checksum
     ├── DatasetError (ValueError)   dataset.json, index and shards disagree
+    ├── RunError                    a training cannot go on: checkpoints damaged, or diverged
     ├── Incomplete                  some shards failed; the same command finishes the work
     └── TooManyFailures             beyond the budget of rejects; names examples
 
@@ -51,6 +52,10 @@ class ShardError(SerengetiError, OSError):
 
 class DatasetError(SerengetiError, ValueError):
     """dataset.json, index and shards disagree, or there is no dataset at the url."""
+
+
+class RunError(SerengetiError):
+    """A training cannot go on: its checkpoints are damaged, or its loss is no longer a number."""
 
 
 class Incomplete(SerengetiError):  # noqa: N818 - a state to continue from, not a fault

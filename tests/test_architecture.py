@@ -23,7 +23,7 @@ LAYERS = (
     ("convert", "load"),
     ("train",),
     ("evaluate",),
-    ("demo",),
+    ("demo", "tables"),
     ("cli",),
     ("__main__",),
 )
@@ -38,7 +38,7 @@ HOMES = {
     "PIL": {"sample.py", "sample_drawing.py"},
     "stamina": {"storage.py"},
     "click": {"cli.py"},
-    "rich": {"cli.py"},
+    "rich": {"tables.py"},
     "tqdm": {"cli.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate.py")

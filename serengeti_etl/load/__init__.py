@@ -1,0 +1,1 @@
+"""Shards to batches: order, cache, decode, loader. Torch lives here; Dask and libvips never do."""

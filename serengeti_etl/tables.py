@@ -1,0 +1,128 @@
+"""What commands show, as text: tables of a plan, a ledger, a dataset, an evaluation."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from serengeti_etl.convert.plan import Plan
+from serengeti_etl.convert.season import Conversion
+from serengeti_etl.dataset.index import Dataset
+
+if TYPE_CHECKING:
+    from serengeti_etl.evaluate import Evaluation
+
+WIDTH = 200
+"""Columns of text; wide enough that nothing is cut, whatever the output is connected to."""
+
+
+def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
+    """Images, sequences, sites and shards by split; images by class; what is excluded."""
+    rows: list[tuple[Any, ...]] = []
+    for split in sorted({shard.split for shard in plan.shards}):
+        part = plan.rows.filter(pc.field("split") == split)
+        num_shards = sum(shard.split == split for shard in plan.shards)
+        rows.append((split, num_shards, part.num_rows, *_num_distinct(part)))
+    rows.append(("planned", len(plan.shards), plan.rows.num_rows, *_num_distinct(plan.rows)))
+    rows.append(("excluded", "", plan.excluded.num_rows, *_num_distinct(plan.excluded)))
+    rows.append(("catalog", "", catalog.num_rows, *_num_distinct(catalog)))
+    reasons = Counter(plan.excluded["reason"].to_pylist())
+    return (
+        table_text(f"plan of {name}", ("", "shards", "images", "sequences", "sites"), rows)
+        + _classes_text(plan.rows, plan.classes)
+        + table_text("excluded", ("rule", "images"), sorted(reasons.items()))
+    )
+
+
+def conversion_text(conversion: Conversion) -> str:
+    """The ledger, and where the time went."""
+    spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in conversion.seconds.items())
+    made = f"{len(conversion.index.shards)} shards, {conversion.num_made} made now"
+    read = f"; read {megabytes(conversion.num_source_bytes)}; {spent}" if spent else ""
+    return f"{_ledger_text(conversion.index.ledger)}{made}{read}\n"
+
+
+def dataset_text(dataset: Dataset) -> str:
+    """Splits, classes, ledger and settings of a dataset."""
+    rows = []
+    for split in dataset.splits:
+        shards = dataset.shards(split)
+        size = megabytes(sum(shard.num_bytes for shard in shards))
+        rows.append((split, len(shards), dataset.num_images(split), size))
+    resize = dataset.info.settings["resize"]
+    return (
+        table_text(f"dataset {dataset.info.name}", ("split", "shards", "images", "size"), rows)
+        + _classes_text(dataset.index(columns=["split", "labels"]), dataset.classes)
+        + _ledger_text(dataset.info.ledger)
+        + f"resize: {resize['size']} px, JPEG quality {resize['quality']}, "
+        + f"{resize['subsampling']}, by {dataset.info.versions['encoder']}\n"
+        + f"plan: {dataset.plan_hash}\n"
+    )
+
+
+def evaluation_text(evaluation: "Evaluation") -> str:
+    """Results by class, and the score beside that of predicting class means."""
+    names = ("class", "sequences", "log loss", "of class means", "AP", "precision", "recall")
+    rows = []
+    for one in evaluation.classes:
+        numbers = (one.log_loss, one.class_means_log_loss)
+        shares = (one.average_precision, one.precision, one.recall)
+        cells = [*(f"{value:.4f}" for value in numbers), *(_share(value) for value in shares)]
+        rows.append((one.name, one.support, *cells))
+    title = f"{evaluation.split}: {evaluation.num_sequences} sequences"
+    return (
+        table_text(title, names, rows)
+        + f"score (mean binary log loss, lower is better): {evaluation.score:.4f}\n"
+        + f"score of predicting class means:               {evaluation.class_means_score:.4f}\n"
+    )
+
+
+def megabytes(num_bytes: int) -> str:
+    """Such as ``17.3 MB``, of a million bytes each."""
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
+def table_text(title: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
+    """A table as text, numbers to the right; "" when there are no rows."""
+    if not rows:
+        return ""
+    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD)
+    for at, column in enumerate(columns):
+        table.add_column(column, justify="right" if at and column != "reason" else "left")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, highlight=False).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _num_distinct(table: pa.Table) -> tuple[int, int]:
+    return pc.count_distinct(table["seq_id"]).as_py(), pc.count_distinct(table["site"]).as_py()
+
+
+def _classes_text(table: pa.Table, classes: Sequence[str]) -> str:
+    """Images of each class in each split."""
+    labels = table["labels"].combine_chunks()
+    splits = table["split"].take(pc.list_parent_indices(labels)).to_pylist()
+    counts = Counter(zip(splits, pc.list_flatten(labels).to_pylist(), strict=True))
+    names = sorted(set(splits))
+    rows = [(category, *(counts[split, category] for split in names)) for category in classes]
+    return table_text("images by class", ("class", *names), rows)
+
+
+def _ledger_text(ledger: Mapping[str, Any]) -> str:
+    rows: list[tuple[str, str, int]] = [("in shards", "", ledger["num_in_shards"])]
+    for state in ("rejected", "excluded", "duplicates"):
+        rows += [(state, reason, count) for reason, count in ledger[state].items()]
+    rows.append(("catalog", "", ledger["num_images"]))
+    return table_text("ledger", ("state", "reason", "images"), rows)

@@ -1,0 +1,1 @@
+"""Batches to a model: recipe, network, loop, checkpoints, metrics."""

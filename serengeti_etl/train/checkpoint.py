@@ -1,0 +1,193 @@
+"""A run's state as one file, whole or not at all, and proof against damage.
+
+::
+
+    run.json                    what is trained on what; written first, never changed
+    checkpoints/step-….pt       the last two states
+    checkpoints/best.pt         weights with the best validation score so far
+    metrics.jsonl               see ``metrics.MetricsFile``
+    model.pt                    the final weights; written last
+
+A state file starts with a magic word and the SHA-256 of the rest, so that a file cut or changed at
+any byte is refused, and the state before it is used.
+"""
+
+import hashlib
+import io
+import pickle
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from serengeti_etl.dataset.index import Dataset
+from serengeti_etl.errors import ConfigError, RunError
+from serengeti_etl.storage import Store
+from serengeti_etl.train.recipe import Recipe
+
+RUN_FILE = "run.json"
+MODEL_FILE = "model.pt"
+BEST_FILE = "checkpoints/best.pt"
+FOLDER = "checkpoints"
+NUM_KEPT = 2
+"""States kept; the one before the last is used when the last is damaged."""
+
+# What torch.load raises on bytes that are no torch file, or one cut somewhere.
+_TORCH_FILE_ERRORS = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_MAGIC = b"serengeti-run/1\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFile:
+    """The contents of ``model.pt``: all that prediction needs.
+
+    Attributes:
+        model: one of ``recipe.MODELS``.
+        classes: categories in the order of the outputs.
+        image_size: height and width in px that the last stage trained on.
+        state_dict: weights with torchvision's names.
+        plan_hash: of the dataset that it was trained on.
+        step: steps that it was trained for.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    state_dict: dict[str, torch.Tensor]
+    plan_hash: str
+    step: int
+
+    def write(self, run: Store, name: str = MODEL_FILE) -> None:
+        """Write as a plain torch file: ``torch.load(..., weights_only=True)`` reads it."""
+        value = {field: getattr(self, field) for field in self.__slots__}
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        run.write(name, buffer.getbuffer())
+
+    @staticmethod
+    def read(run: Store, name: str = MODEL_FILE) -> "ModelFile":
+        """The model of a finished run.
+
+        Raises:
+            ConfigError: there is none yet, or it is damaged.
+        """
+        try:
+            content = run.read(name)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no {name} in {run.url}: the training has not finished; run the same "
+                "`serengeti-etl train` again, it continues where it stopped"
+            ) from None
+        try:
+            return ModelFile(**read_tensors(content))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name} in {run.url} is damaged: {error}") from error
+
+
+def read_tensors(content: bytes) -> Any:
+    """Tensors and plain values of a torch file, on the CPU; nothing in the file is executed.
+
+    Raises:
+        ValueError: the bytes are no such file.
+    """
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except _TORCH_FILE_ERRORS as error:
+        raise ValueError(str(error)) from error
+
+
+def claim_run(run: Store, dataset: Dataset, recipe: Recipe) -> str:
+    """Id of the run: of the one that is there, or of a new one.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe or dataset; says what differs.
+    """
+    wanted = {
+        "recipe": recipe.settings(),
+        "plan_hash": dataset.plan_hash,
+        "classes": list(dataset.classes),
+    }
+    try:
+        found = run.read_json(RUN_FILE)
+    except FileNotFoundError:
+        run_id = secrets.token_hex(8)
+        value = wanted | {"dataset": dataset.store.url, "run_id": run_id}
+        run.write_json(RUN_FILE, value)
+        return run_id
+    changes = _differences(found, wanted)
+    if changes:
+        raise ConfigError(
+            f"{run.url} holds a run of something else: {'; '.join(changes)}. Go on with what it "
+            "was, or give another folder to this run"
+        )
+    return str(found["run_id"])
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    changes = []
+    for key, value in wanted.items():
+        old = found.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            changes += _differences(old, value, f"{prefix}{key}.")
+        elif old != value:
+            changes.append(f"{prefix}{key} was {old!r} and is now {value!r}")
+    return changes
+
+
+def save_state(run: Store, step: int, state: dict[str, Any]) -> str:
+    """Name of the file that now holds ``state``; all but the last two are removed.
+
+    Args:
+        run: folder or bucket prefix of the run.
+        step: steps that the run has done.
+        state: tensors and plain values only.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    name = f"{FOLDER}/step-{step:09d}.pt"
+    run.write(name, _MAGIC + hashlib.sha256(content).digest() + content)
+    for old in _state_files(run)[:-NUM_KEPT]:
+        run.delete(old)
+    return name
+
+
+def load_latest(run: Store, on_damaged: Callable[[str], None]) -> dict[str, Any] | None:
+    """The last usable state of the run, tensors on the CPU; None if there is no state at all.
+
+    Args:
+        run: folder or bucket prefix of the run.
+        on_damaged: called with the name of each state that cannot be used.
+
+    Raises:
+        RunError: there are states, but none of them can be used.
+    """
+    names = _state_files(run)
+    for name in reversed(names):
+        content = run.read(name)
+        start = len(_MAGIC) + 32
+        payload = content[start:]
+        if content[:start] == _MAGIC + hashlib.sha256(payload).digest():
+            return dict(read_tensors(payload))
+        on_damaged(name)
+    if names:
+        raise RunError(
+            f"all checkpoints of {run.url} are damaged ({', '.join(names)}); delete its folder "
+            f"{FOLDER} to start this run anew"
+        )
+    return None
+
+
+def _state_files(run: Store) -> list[str]:
+    return [name for name in run.list(FOLDER) if name.startswith(f"{FOLDER}/step-")]

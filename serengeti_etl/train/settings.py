@@ -1,0 +1,105 @@
+"""What goes into a run beside its recipe, what it tells meanwhile, and what comes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from serengeti_etl.config import MIB, require
+from serengeti_etl.load.loader import LoaderSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """Where a run works and how often it tells; none of it decides the model.
+
+    Attributes:
+        device: a torch device such as ``cuda:0``; ``auto`` takes a GPU if there is one.
+        checkpoint_every: steps between checkpoints, beside those at the end of each epoch.
+        log_every: steps between records of the loss.
+        num_threads: threads that decode; None means as many as the process may use cores.
+        cache_folder: local folder for the shards of a bucket.
+        cache_bytes: size in bytes that the folder is kept within.
+        dataset_options: options for the fsspec file system of the dataset.
+        run_options: options for the fsspec file system of the run.
+    """
+
+    device: str = "auto"
+    checkpoint_every: int = 500
+    log_every: int = 20
+    num_threads: int | None = None
+    cache_folder: str = "~/.cache/serengeti-etl"
+    cache_bytes: int = 8192 * MIB
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    run_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        every = self.checkpoint_every
+        require(every > 0, "checkpoint_every", every, "positive")
+        require(self.log_every > 0, "log_every", self.log_every, "positive")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to work on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def loader_settings(self, image_size: tuple[int, int], **more: Any) -> LoaderSettings:
+        """Settings of a loader that works where this run does."""
+        return LoaderSettings(
+            image_size=image_size,
+            num_threads=self.num_threads,
+            cache_folder=self.cache_folder,
+            cache_bytes=self.cache_bytes,
+            pin_memory=self.torch_device.type == "cuda",
+            **more,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened in a run, for a progress line.
+
+    Attributes:
+        kind: ``start`` and ``resume``: once, before the first step. ``step``: after every step.
+            ``log``: every few steps; values ``loss``, ``learning_rate``, ``images_per_second`` and
+            ``data_wait``, the share of time spent waiting for batches. ``validated``: after every
+            epoch; values ``score`` and ``class_means_score``. ``checkpoint``: one was written;
+            ``damaged``: one could not be used; ``done``: ``model.pt`` is there. The last three
+            have a ``name``.
+        stage: name of the stage.
+        epoch: epochs done in all stages.
+        num_epochs: epochs of all stages.
+        step: steps done in all stages.
+        num_steps: steps of all stages.
+        values: see ``kind``.
+    """
+
+    kind: Literal["start", "resume", "step", "log", "validated", "checkpoint", "damaged", "done"]
+    stage: str
+    epoch: int
+    num_epochs: int
+    step: int
+    num_steps: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a finished run came to.
+
+    Attributes:
+        run_id: of this run.
+        num_steps: steps done.
+        score: sequence-level score of the last validation; None without a ``val`` split.
+        best_score: of the best validation.
+        class_means_score: score of predicting the training split's class means.
+    """
+
+    run_id: str
+    num_steps: int
+    score: float | None
+    best_score: float | None
+    class_means_score: float | None

@@ -1,0 +1,75 @@
+"""State files survive anything or are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serengeti_etl.errors import ConfigError, RunError
+from serengeti_etl.storage import Store
+from serengeti_etl.train.checkpoint import ModelFile, load_latest, save_state
+
+
+def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
+    """Older states are removed, and the last is what is loaded."""
+    run = Store(url=str(tmp_path))
+    assert load_latest(run, print) is None
+    for step in (9, 10, 100):
+        save_state(run, step, {"step": step, "weights": torch.full((3,), float(step))})
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000000010.pt", "step-000000100.pt"]
+    state = load_latest(run, print)
+    assert state is not None
+    assert state["step"] == 100
+    assert state["weights"].tolist() == [100.0] * 3
+
+
+@pytest.fixture(scope="module")
+def one_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A state file and its bytes."""
+    folder = tmp_path_factory.mktemp("run")
+    name = save_state(Store(url=str(folder)), 1, {"weights": torch.arange(5)})
+    return folder, (folder / name).read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_state_cut_or_changed_anywhere_is_refused(
+    one_state: tuple[Path, bytes], data: st.DataObject
+) -> None:
+    """A file cut at any byte, or with any bit flipped, is reported and not used."""
+    folder, content = one_state
+    place = data.draw(st.integers(0, len(content) - 1))
+    damaged = bytearray(content[:place])
+    if data.draw(st.booleans()):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    (folder / "checkpoints" / "step-000000001.pt").write_bytes(damaged)
+    reported: list[str] = []
+    with pytest.raises(RunError, match="delete its folder"):
+        load_latest(Store(url=str(folder)), reported.append)
+    assert reported == ["checkpoints/step-000000001.pt"]
+
+
+def test_a_model_is_a_plain_torch_file(tmp_path: Path) -> None:
+    """torch.load with weights_only reads it; a missing or cut one is refused with what to do."""
+    run = Store(url=str(tmp_path))
+    with pytest.raises(ConfigError, match="has not finished"):
+        ModelFile.read(run)
+    file = ModelFile(
+        model="resnet18",
+        classes=("empty", "zebra"),
+        image_size=(32, 40),
+        state_dict={"fc.bias": torch.zeros(2)},
+        plan_hash="ab",
+        step=7,
+    )
+    file.write(run)
+    value = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert value["classes"] == ("empty", "zebra")
+    assert ModelFile.read(run).image_size == (32, 40)
+    (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:-100])
+    with pytest.raises(ConfigError, match="is damaged"):
+        ModelFile.read(run)

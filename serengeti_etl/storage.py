@@ -9,7 +9,6 @@ raises).
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,6 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from serengeti_etl.errors import ConfigError
-
-PARTIAL_FOLDER = ".partial"
-"""Where unfinished local writes lie; on the same file system as their final names."""
 
 NUM_ATTEMPTS = 5
 """Tries of one request before its error is passed on."""
@@ -147,9 +143,9 @@ class Store:
 
     def remove_partial(self) -> None:
         """Remove unfinished writes that a killed process left; buckets keep none."""
-        partial = self.local_path(PARTIAL_FOLDER)
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        root = self.local_path("")
+        for path in root.rglob(".*.partial") if root else ():
+            path.unlink(missing_ok=True)
 
     def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
         # Listings are not cached: another process writes to the same place.
@@ -177,8 +173,8 @@ def _below(root: str, name: str) -> str:
 
 def _replace_file(root: Path, name: str, content: bytes | bytearray | memoryview) -> None:
     final = root / name
-    partial = root / PARTIAL_FOLDER / f"{final.name}.{secrets.token_hex(8)}"
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the final name, so on the same file system: only there is a rename atomic.
+    partial = final.with_name(f".{final.name}.{secrets.token_hex(8)}.partial")
     final.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as file:
         file.write(content)

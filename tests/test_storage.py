@@ -8,7 +8,7 @@ import pytest
 
 from serengeti_etl import storage
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.storage import PARTIAL_FOLDER, Store, is_transient, join_url
+from serengeti_etl.storage import Store, is_transient, join_url
 
 
 @pytest.fixture(params=["folder", "bucket", "memory"])
@@ -77,8 +77,9 @@ def test_a_local_write_that_fails_leaves_the_old_content(
         store.write("x", b"new and longer")
     assert store.read("x") == b"old"
     monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 2
     store.remove_partial()
-    assert not (tmp_path / PARTIAL_FOLDER).exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_transient_errors_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

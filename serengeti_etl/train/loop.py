@@ -123,6 +123,7 @@ class _Trainer:
     def train(self) -> TrainResult:
         self._build_model()
         # Only now: what was refused above must leave no trace that refuses a corrected recipe.
+        self._run.remove_partial()
         self._run_id = claim_run(self._run, self._dataset, self._recipe)
         state = self._restore()
         self._tell("start" if state is None else "resume", device=str(self._device))

@@ -60,7 +60,7 @@ def test_the_ledger_balances_and_names_every_broken_file(
         "withheld": "plan",
     }
     assert verify_dataset(str(converted), SerialRunner()).problems == ()
-    assert not (converted / ".partial").exists()
+    assert not list(converted.rglob("*.partial"))
     assert pipeline.source not in (converted / "dataset.json").read_text()
 
 

@@ -43,7 +43,7 @@ def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
 def conversion_text(conversion: Conversion) -> str:
     """The ledger, and where the time went."""
     spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in conversion.seconds.items())
-    made = f"{len(conversion.index.shards)} shards, {conversion.num_made} made now"
+    made = f"shards: {len(conversion.index.shards)}, of them made now: {conversion.num_made}"
     read = f"; read {megabytes(conversion.num_source_bytes)}; {spent}" if spent else ""
     return f"{_ledger_text(conversion.index.ledger)}{made}{read}\n"
 

@@ -81,3 +81,43 @@ def test_a_limit_takes_a_few_sequences(pipeline_file: Path) -> None:
     """``--limit`` shows up as images excluded by the rule ``limit``."""
     shown = run("plan", str(pipeline_file), "--limit", "12")
     assert "limit" in shown.stdout
+
+
+RECIPE = """
+from serengeti_etl.train.recipe import Recipe, Stage
+stage = Stage(name="tiny", epochs=1, image_size=(32, 32), batch_size=8, backbone_rate=1.0)
+recipe = Recipe(model="resnet18", stages=(stage,))
+"""
+
+
+def test_train_and_evaluate(pipeline_file: Path, tmp_path: Path) -> None:
+    """Train leaves a run that evaluate scores, and the same train again has nothing left to do."""
+    output, results = str(tmp_path / "dataset"), str(tmp_path / "run")
+    run("convert", str(pipeline_file), "--output", output, "--cluster", "serial")
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    train = ("train", output, "--run", results, "--recipe", str(tmp_path / "tiny.py"))
+    first = run(*train, "--device", "cpu")
+    assert first.returncode == 0, first.stderr
+    model = (tmp_path / "run" / "model.pt").read_bytes()
+    scored = run("evaluate", results, "--dataset", output)
+    assert scored.returncode == 0, scored.stderr
+    assert "score of predicting class means" in scored.stdout
+    assert (tmp_path / "run" / "evaluation.json").is_file()
+    again = run(*train, "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run" / "model.pt").read_bytes() == model
+    nowhere = run("evaluate", str(tmp_path / "nowhere"), "--dataset", output)
+    assert nowhere.returncode == 4
+    assert "Traceback" not in nowhere.stderr
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path, pipeline_file: Path) -> None:
+    """``--weights`` with a missing file is one line and exit 4, before anything is trained."""
+    output = str(tmp_path / "dataset")
+    run("convert", str(pipeline_file), "--output", output, "--cluster", "serial")
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    train = ("train", output, "--run", str(tmp_path / "run"), "--recipe", str(tmp_path / "tiny.py"))
+    shown = run(*train, "--weights", str(tmp_path / "resnet18.pth"))
+    assert shown.returncode == 4
+    assert "resnet18.pth" in shown.stderr
+    assert "Traceback" not in shown.stderr

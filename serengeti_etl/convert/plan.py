@@ -8,7 +8,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,21 +89,20 @@ def make_plan(
     Raises:
         ConfigError: a shard cannot hold the longest sequence, or a class has no place.
     """
-    rule = _exclusion_rules(catalog, split_of_row, pipeline)
-    kept = pc.is_null(rule["reason"])
-    planned = catalog.append_column("split", split_of_row).filter(kept)
+    rules = _apply_rules(catalog, split_of_row, pipeline)
+    planned = catalog.append_column("split", split_of_row).filter(pa.array(rules.kept))
     if planned.num_rows == 0:
         raise ConfigError("no images are left: every one is excluded by a rule of the pipeline")
     classes = _classes(planned, pipeline)
     ordered = _assign_shards(planned, pipeline)
-    excluded = _excluded_rows(catalog, rule)
+    excluded = _name_originals(rules.excluded_rows(catalog), catalog)
     shards = _planned_shards(ordered, pipeline, encoder)
     deciding = json.dumps(
         [FORMAT, pipeline.deciding_settings(), classes, [shard.fingerprint for shard in shards]],
         sort_keys=True,
     ).encode()
     digest = hashlib.sha256(deciding)
-    digest.update(_canonical_bytes(excluded)[0])
+    digest.update(_canonical_bytes(excluded))
     return Plan(
         rows=ordered,
         excluded=excluded,
@@ -125,81 +123,115 @@ class _Rules:
     """For each catalog row the first rule that keeps it out, if one does."""
 
     def __init__(self, num_rows: int) -> None:
-        self.kept = np.ones(num_rows, dtype=np.bool_)
-        self.columns = {
-            name: np.full(num_rows, None, dtype=object) for name in ("state", "reason", "message")
-        }
+        # 0: kept; k: kept out by rule k - 1. A byte per image, not a string.
+        self.codes = np.zeros(num_rows, dtype=np.int8)
+        self.rules: list[dict[str, str]] = []
 
-    def exclude(self, where: npt.NDArray[np.bool_], state: str, reason: str, message: Any) -> None:
-        """Keep out the rows ``where`` that no earlier rule kept out."""
-        where = where & self.kept
-        self.columns["state"][where] = state
-        self.columns["reason"][where] = reason
-        is_array = isinstance(message, np.ndarray)
-        self.columns["message"][where] = message[where] if is_array else message
-        self.kept &= ~where
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """True for rows that no rule keeps out."""
+        return np.equal(self.codes, 0)
 
-    def table(self) -> pa.Table:
-        """Columns state, reason and message, null for rows that are kept."""
-        return pa.table({name: pa.array(x, pa.string()) for name, x in self.columns.items()})
+    def exclude(self, where: pa.Array | npt.NDArray[np.bool_], **rule: str) -> None:
+        """Keep out the rows ``where`` that no earlier rule kept out.
+
+        Args:
+            where: True for rows that the rule is about.
+            rule: ``state``, ``reason`` and ``message``, as in ``REJECT_SCHEMA``.
+        """
+        self.rules.append(rule)
+        self.codes[np.asarray(where) & self.kept] = len(self.rules)
+
+    def excluded_rows(self, catalog: pa.Table) -> pa.Table:
+        """The rows that are kept out, as rows of ``REJECT_SCHEMA``."""
+        rows = catalog.filter(pa.array(~self.kept))
+        codes = self.codes[~self.kept] - 1
+        known = {name: rows[name] for name in REJECT_SCHEMA.names if name in rows.column_names}
+        known |= {"shard": pa.nulls(rows.num_rows, pa.string())}
+        known |= {"stage": pa.array(["plan"] * rows.num_rows, pa.string())}
+        for name in ("state", "reason", "message"):
+            values = pa.array([rule[name] for rule in self.rules], pa.string())
+            known[name] = values.take(pa.array(codes))
+        return pa.table({name: known[name] for name in REJECT_SCHEMA.names}, schema=REJECT_SCHEMA)
 
 
-def _exclusion_rules(
+def _apply_rules(
     catalog: pa.Table, split_of_row: pa.ChunkedArray, pipeline: SeasonPipeline
-) -> pa.Table:
-    """For each catalog row the first rule that keeps it out (state, reason, message), or nulls."""
+) -> _Rules:
+    """Which rows are kept, and which rule keeps out each of the others."""
     rules = _Rules(catalog.num_rows)
-    first_ids = _first_of_same_file(catalog)
-    repeats = first_ids != catalog["image_id"].to_numpy()
-    rules.exclude(repeats, "duplicate", "same_file", first_ids)
-    withheld = set(pipeline.withheld_categories)
-    is_withheld = _has_any_label(catalog, withheld)
-    rules.exclude(is_withheld, "excluded", "withheld", f"category is one of {sorted(withheld)}")
-    unlabelled = pc.equal(pc.list_value_length(catalog["labels"]), 0).to_numpy()
-    rules.exclude(unlabelled, "excluded", "unlabelled", "no annotation names this image")
-    no_split = pc.is_null(split_of_row).to_numpy()
-    rules.exclude(no_split, "excluded", "no_split", "its site is in no list of the split")
+    rules.exclude(
+        _repeats_a_file(catalog),
+        state="duplicate",
+        reason="same_file",
+        message="",  # becomes the image that it repeats
+    )
+    withheld = sorted(pipeline.withheld_categories)
+    rules.exclude(
+        _has_any_label(catalog, withheld),
+        state="excluded",
+        reason="withheld",
+        message=f"its category is one of {withheld}",
+    )
+    rules.exclude(
+        pc.equal(pc.list_value_length(catalog["labels"]), 0),
+        state="excluded",
+        reason="unlabelled",
+        message="no annotation names this image",
+    )
+    rules.exclude(
+        pc.is_null(split_of_row),
+        state="excluded",
+        reason="no_split",
+        message="its site is in no list of the split",
+    )
     if pipeline.max_sequences is not None:
-        ids = catalog["seq_id"].to_numpy()
-        beyond = ~np.isin(ids, _chosen_sequences(ids[rules.kept], pipeline))
-        rules.exclude(beyond, "excluded", "limit", "beyond max_sequences")
-    return rules.table()
+        kept = pa.array(rules.kept)
+        chosen = _chosen_sequences(catalog["seq_id"].filter(kept), pipeline)
+        rules.exclude(
+            pc.invert(pc.is_in(catalog["seq_id"], value_set=chosen)),
+            state="excluded",
+            reason="limit",
+            message="beyond max_sequences",
+        )
+    return rules
 
 
-def _chosen_sequences(
-    seq_ids: npt.NDArray[np.object_], pipeline: SeasonPipeline
-) -> npt.NDArray[np.object_]:
-    names = np.unique(seq_ids)
-    digests = [keyed_digest(name, purpose="limit", seed=pipeline.shards.seed) for name in names]
-    order = sorted(range(len(names)), key=digests.__getitem__)
-    return names[order[: pipeline.max_sequences]]
+def _chosen_sequences(seq_ids: pa.ChunkedArray, pipeline: SeasonPipeline) -> pa.Array:
+    names = pc.unique(seq_ids).to_pylist()
+    seed = pipeline.shards.seed
+    names.sort(key=lambda name: (keyed_digest(name, purpose="limit", seed=seed), name))
+    return pa.array(names[: pipeline.max_sequences], pa.string())
 
 
-def _first_of_same_file(catalog: pa.Table) -> npt.NDArray[np.object_]:
-    """For each row the smallest image_id among the rows with its file_name."""
+def _repeats_a_file(catalog: pa.Table) -> pa.Array | npt.NDArray[np.bool_]:
+    """True for rows whose file_name an earlier image_id has already."""
+    if pc.count_distinct(catalog["file_name"]).as_py() == catalog.num_rows:
+        return np.zeros(catalog.num_rows, dtype=np.bool_)
     firsts = catalog.group_by("file_name").aggregate([("image_id", "min")])
-    positions = pc.index_in(catalog["file_name"], value_set=firsts["file_name"].combine_chunks())
-    ids: npt.NDArray[np.object_] = firsts["image_id_min"].take(positions).to_numpy()
-    return ids
+    return pc.invert(pc.is_in(catalog["image_id"], value_set=firsts["image_id_min"]))
 
 
-def _has_any_label(catalog: pa.Table, names: set[str]) -> npt.NDArray[np.bool_]:
+def _name_originals(excluded: pa.Table, catalog: pa.Table) -> pa.Table:
+    """The excluded rows, where the message of a duplicate is the image that it repeats."""
+    is_duplicate = pc.equal(excluded["state"], "duplicate")
+    files = excluded["file_name"].filter(is_duplicate)
+    same = catalog.filter(pc.is_in(catalog["file_name"], value_set=files))
+    firsts = same.group_by("file_name").aggregate([("image_id", "min")])
+    places = pc.index_in(excluded["file_name"], value_set=firsts["file_name"])
+    originals = firsts["image_id_min"].take(places)
+    messages = pc.if_else(is_duplicate, originals, excluded["message"])
+    field = excluded.schema.field("message")
+    return excluded.set_column(excluded.schema.get_field_index("message"), field, messages)
+
+
+def _has_any_label(catalog: pa.Table, names: list[str]) -> npt.NDArray[np.bool_]:
     labels = catalog["labels"].combine_chunks()
     parents = pc.list_parent_indices(labels)
-    hits = pc.is_in(pc.list_flatten(labels), value_set=pa.array(sorted(names), pa.string()))
+    hits = pc.is_in(pc.list_flatten(labels), value_set=pa.array(names, pa.string()))
     found = np.zeros(catalog.num_rows, dtype=np.bool_)
     found[pc.filter(parents, hits).to_numpy()] = True
     return found
-
-
-def _excluded_rows(catalog: pa.Table, rule: pa.Table) -> pa.Table:
-    out = pc.is_valid(rule["reason"])
-    rows, rule = catalog.filter(out), rule.filter(out)
-    nothing = pa.nulls(rows.num_rows, pa.string())
-    columns = {name: rows[name] for name in ("image_id", "seq_id", "site", "season", "file_name")}
-    columns |= {"shard": nothing, "stage": pa.array(["plan"] * rows.num_rows, pa.string())}
-    columns |= {name: rule[name] for name in ("state", "reason", "message")}
-    return pa.table({name: columns[name] for name in REJECT_SCHEMA.names}, schema=REJECT_SCHEMA)
 
 
 def _classes(planned: pa.Table, pipeline: SeasonPipeline) -> tuple[str, ...]:
@@ -264,7 +296,6 @@ def _planned_shards(
     codes = rows["shard"].combine_chunks().dictionary_encode()
     names = codes.dictionary.to_pylist()
     counts = np.bincount(codes.indices.to_numpy(), minlength=len(names))
-    content, row_ends = _canonical_bytes(rows)
     edges = np.concatenate(([0], np.cumsum(counts)))
     settings = json.dumps(
         [FORMAT, encoder, pipeline.deciding_settings()["resize"]], sort_keys=True
@@ -272,7 +303,7 @@ def _planned_shards(
     shards = []
     for at, (first, end) in enumerate(pairwise(edges)):
         digest = hashlib.sha256(settings)
-        digest.update(content[row_ends[first] : row_ends[end]])
+        digest.update(_canonical_bytes(rows.slice(first, end - first)))
         split = names[at].rpartition("-")[0]
         shards.append(
             PlannedShard(
@@ -286,8 +317,8 @@ def _planned_shards(
     return tuple(shards)
 
 
-def _canonical_bytes(table: pa.Table) -> tuple[memoryview, npt.NDArray[np.int64]]:
-    """All rows as text, and where each begins: independent of Arrow's and Parquet's versions."""
+def _canonical_bytes(table: pa.Table) -> memoryview:
+    """All rows as text: independent of the versions of Arrow and Parquet."""
     columns = []
     for name in table.column_names:
         column = table[name].combine_chunks()
@@ -297,11 +328,6 @@ def _canonical_bytes(table: pa.Table) -> tuple[memoryview, npt.NDArray[np.int64]
             column = pc.cast(column, pa.int64())
         columns.append(pc.fill_null(pc.cast(column, pa.large_string()), "\x1c"))
     end = pa.array(["\x1e"] * table.num_rows, pa.large_string())
-    joined = pc.binary_join_element_wise(*columns, end, pa.scalar("\x1f", pa.large_string()))
-    if isinstance(joined, pa.ChunkedArray):
-        joined = joined.combine_chunks()
-    if len(joined) == 0:
-        return memoryview(b""), np.zeros(1, dtype=np.int64)
-    _, offsets, data = joined.buffers()
-    row_ends = np.frombuffer(offsets, dtype=np.int64)[joined.offset :][: len(joined) + 1]
-    return memoryview(data), row_ends
+    separator = pa.scalar("\x1f", pa.large_string())
+    joined = pc.binary_join_element_wise(*columns, end, separator)
+    return memoryview("".join(joined.to_pylist()).encode())

@@ -139,6 +139,8 @@ def test_rules_keep_images_out_with_their_reason() -> None:
         "s003_1": ("excluded", "withheld"),
         "s005_1": ("duplicate", "same_file"),
     }
+    (duplicate,) = [row for row in plan.excluded.to_pylist() if row["state"] == "duplicate"]
+    assert duplicate["message"] == "s004_1"
     assert plan.rows.num_rows + plan.excluded.num_rows == table.num_rows
     assert plan.classes == ("empty", "zebra")
 

@@ -148,16 +148,35 @@ def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
     from distributed import Client
 
     prefix = "distributed.nanny.pre-spawn-environ."
-    settings = {f"{prefix}{name}": value for name, value in WORKER_ENVIRONMENT.items()}
+    settings: dict[str, Any] = {
+        f"{prefix}{name}": value for name, value in WORKER_ENVIRONMENT.items()
+    }
     # Forking after libvips was used hangs children.
     settings["distributed.worker.multiprocessing-method"] = "spawn"
-    with dask.config.set(settings), _cluster(where) as target:
+    # No task waits at a worker behind another: if that one kills the worker, it alone is blamed.
+    settings["distributed.scheduler.worker-saturation"] = 1.0
+    with _environment_kept(), dask.config.set(settings), _cluster(where) as target:
         try:
             client = Client(target)
         except OSError as error:
             raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
         with client:
             yield DaskRunner(client)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Put this process's environment back as it was.
+
+    Dask sets its workers' variables here too and leaves them; with ``OMP_NUM_THREADS=1`` among
+    them, torch would train on one core for the rest of this process's life.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

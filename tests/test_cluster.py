@@ -104,6 +104,14 @@ def test_the_window_bounds_what_is_in_flight(dask_runner: Runner) -> None:
     assert len(list(found)) == 19
 
 
+def test_the_environment_is_left_as_it_was() -> None:
+    """What Dask sets for its workers does not stay behind and slow the rest of the process."""
+    before = dict(os.environ)
+    with open_runner(SPEC) as runner:
+        assert outcomes(runner, [10]) == {10: 5}
+    assert dict(os.environ) == before
+
+
 def test_a_cluster_that_cannot_be_had_is_a_config_error() -> None:
     """An unknown class and an address where nothing listens say so."""
     with (

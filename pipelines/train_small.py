@@ -13,7 +13,7 @@ recipe = Recipe(
         # of them knows anything yet.
         Stage(
             name="small",
-            epochs=6,
+            epochs=12,
             image_size=(72, 96),  # keeps 3:4
             batch_size=16,
             learning_rate=1e-3,

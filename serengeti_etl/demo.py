@@ -32,7 +32,7 @@ def demo_recipe() -> Recipe:
     stages = (
         Stage(
             name="small",
-            epochs=8,
+            epochs=12,
             image_size=(72, 96),
             batch_size=16,
             learning_rate=1e-3,

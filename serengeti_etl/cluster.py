@@ -197,7 +197,7 @@ def _local_spec() -> ClusterSpec:
         "n_workers": os.cpu_count() or 1,
         "threads_per_worker": 1,
         "processes": True,
-        "dashboard_address": None,
+        "dashboard_address": "127.0.0.1:0",
     }
     return ClusterSpec(cluster="distributed:LocalCluster", options=options)
 

@@ -1,6 +1,7 @@
 """What tests share: a small drawn season, the real photographs where present, a real S3 server."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,8 +70,9 @@ def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     s3fs.S3FileSystem.clear_instance_cache()
 
     def make(name: str) -> str:
-        s3fs.S3FileSystem().mkdir(name)
-        return f"s3://{name}"
+        bucket = f"{name}-{secrets.token_hex(4)}"
+        s3fs.S3FileSystem().mkdir(bucket)
+        return f"s3://{bucket}"
 
     return make
 

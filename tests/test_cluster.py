@@ -13,7 +13,7 @@ from serengeti_etl.errors import ConfigError
 
 SPEC = ClusterSpec(
     cluster="distributed:LocalCluster",
-    options={"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None},
+    options={"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"},
 )
 
 
@@ -80,7 +80,7 @@ def test_a_task_that_kills_its_worker_is_an_outcome(dask_runner: Runner) -> None
 
 def test_a_running_scheduler_is_reached_by_its_address() -> None:
     """``tcp://…`` runs tasks on a cluster that somebody else started."""
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with (
         LocalCluster(processes=False, **options) as cluster,
         open_runner(cluster.scheduler_address) as runner,

@@ -16,8 +16,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """The same store as a local folder, in a real S3 bucket and in memory."""
     if request.param == "bucket":
         make_bucket: Callable[[str], str] = request.getfixturevalue("make_bucket")
-        digest = abs(hash(request.node.name)) % 10**10
-        return Store(url=f"{make_bucket(f'storage-{digest}')}/some prefix")
+        return Store(url=f"{make_bucket('storage')}/some prefix")
     url = str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path}"
     return Store(url=url)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,14 +133,15 @@ class _Rules:
         """True for rows that no rule keeps out."""
         return np.equal(self.codes, 0)
 
-    def exclude(self, where: pa.Array | npt.NDArray[np.bool_], **rule: str) -> None:
+    def exclude(self, where: Any, why: tuple[str, str], message: str) -> None:
         """Keep out the rows ``where`` that no earlier rule kept out.
 
         Args:
-            where: True for rows that the rule is about.
-            rule: ``state``, ``reason`` and ``message``, as in ``REJECT_SCHEMA``.
+            where: True for the rows that the rule is about; Arrow or numpy.
+            why: state and reason, as in ``REJECT_SCHEMA``.
+            message: one sentence for a person.
         """
-        self.rules.append(rule)
+        self.rules.append({"state": why[0], "reason": why[1], "message": message})
         self.codes[np.asarray(where) & self.kept] = len(self.rules)
 
     def excluded_rows(self, catalog: pa.Table) -> pa.Table:
@@ -160,40 +162,19 @@ def _apply_rules(
 ) -> _Rules:
     """Which rows are kept, and which rule keeps out each of the others."""
     rules = _Rules(catalog.num_rows)
-    rules.exclude(
-        _repeats_a_file(catalog),
-        state="duplicate",
-        reason="same_file",
-        message="",  # becomes the image that it repeats
-    )
+    # The message of a duplicate becomes the image that it repeats.
+    rules.exclude(_repeats_a_file(catalog), ("duplicate", "same_file"), "")
     withheld = sorted(pipeline.withheld_categories)
-    rules.exclude(
-        _has_any_label(catalog, withheld),
-        state="excluded",
-        reason="withheld",
-        message=f"its category is one of {withheld}",
-    )
-    rules.exclude(
-        pc.equal(pc.list_value_length(catalog["labels"]), 0),
-        state="excluded",
-        reason="unlabelled",
-        message="no annotation names this image",
-    )
-    rules.exclude(
-        pc.is_null(split_of_row),
-        state="excluded",
-        reason="no_split",
-        message="its site is in no list of the split",
-    )
+    is_withheld = _has_any_label(catalog, withheld)
+    rules.exclude(is_withheld, ("excluded", "withheld"), f"its category is one of {withheld}")
+    has_none = pc.equal(pc.list_value_length(catalog["labels"]), 0)
+    rules.exclude(has_none, ("excluded", "unlabelled"), "no annotation names this image")
+    is_nowhere = pc.is_null(split_of_row)
+    rules.exclude(is_nowhere, ("excluded", "no_split"), "its site is in no list of the split")
     if pipeline.max_sequences is not None:
-        kept = pa.array(rules.kept)
-        chosen = _chosen_sequences(catalog["seq_id"].filter(kept), pipeline)
-        rules.exclude(
-            pc.invert(pc.is_in(catalog["seq_id"], value_set=chosen)),
-            state="excluded",
-            reason="limit",
-            message="beyond max_sequences",
-        )
+        chosen = _chosen_sequences(catalog["seq_id"].filter(pa.array(rules.kept)), pipeline)
+        is_beyond = pc.invert(pc.is_in(catalog["seq_id"], value_set=chosen))
+        rules.exclude(is_beyond, ("excluded", "limit"), "beyond max_sequences")
     return rules
 
 

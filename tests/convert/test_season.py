@@ -115,7 +115,11 @@ def test_dask_workers_give_the_bytes_of_a_serial_run(
     """One spawned worker or two: every file equals the serial run's."""
     from serengeti_etl.config import ClusterSpec
 
-    options = {"n_workers": num_workers, "threads_per_worker": 1, "dashboard_address": None}
+    options = {
+        "n_workers": num_workers,
+        "threads_per_worker": 1,
+        "dashboard_address": "127.0.0.1:0",
+    }
     spec = ClusterSpec(cluster="distributed:LocalCluster", options=options)
     with open_runner(spec) as runner:
         convert_season(pipeline, runner, str(tmp_path / "dask"))

@@ -14,6 +14,9 @@ from serengeti_etl.errors import ConfigError
 
 MIB = 1024 * 1024
 
+EMPTY = "empty"
+"""Category of an image, or of a whole sequence, with nothing to see on it."""
+
 
 def require(condition: bool, field_name: str, got: object, allowed: str) -> None:  # noqa: FBT001
     """Nothing, if ``condition`` holds.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from serengeti_etl.config import require
+from serengeti_etl.config import EMPTY, require
 from serengeti_etl.dataset.index import Dataset, write_table
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.load.table import read_samples
@@ -15,7 +15,6 @@ from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.metrics import (
     CLIP,
-    EMPTY,
     Float64,
     Predictions,
     aggregate_sequences,

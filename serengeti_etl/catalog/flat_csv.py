@@ -3,8 +3,8 @@
 import pandas as pd
 import pyarrow as pa
 
-from serengeti_etl.catalog.table import EMPTY, image_key, make_catalog
-from serengeti_etl.config import CsvColumns
+from serengeti_etl.catalog.table import image_key, make_catalog
+from serengeti_etl.config import EMPTY, CsvColumns
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 

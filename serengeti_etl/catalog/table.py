@@ -11,9 +11,6 @@ import pyarrow.compute as pc
 
 from serengeti_etl.errors import CatalogError
 
-EMPTY = "empty"
-"""Category of an image with nothing to see on it."""
-
 CATALOG_SCHEMA = pa.schema(
     [
         # The key in the tar: no dots, because WebDataset cuts keys at the first one.

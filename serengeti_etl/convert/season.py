@@ -17,6 +17,7 @@ from serengeti_etl.convert.plan import Plan, PlannedShard, make_plan
 from serengeti_etl.convert.resize import libvips_version
 from serengeti_etl.convert.shard import PLAN_FILE, ShardReport, ShardTask, make_shard
 from serengeti_etl.dataset.index import (
+    CATALOG_FILE,
     DatasetIndex,
     ShardInfo,
     compact_index,
@@ -29,7 +30,6 @@ from serengeti_etl.dataset.ledger import Ledger
 from serengeti_etl.errors import ConfigError, DatasetError, Incomplete, TooManyFailures
 from serengeti_etl.storage import Store
 
-CATALOG_FILE = "catalog.parquet"
 PLAN_SETTINGS_FILE = "plan/plan.json"
 
 

@@ -29,6 +29,7 @@ from serengeti_etl.storage import Store
 FORMAT = "serengeti-etl/1"
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.parquet"
+CATALOG_FILE = "catalog.parquet"
 REPORT_KEY = b"serengeti_etl.report"
 
 INDEX_SCHEMA = pa.schema(

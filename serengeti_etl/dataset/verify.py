@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from serengeti_etl.cluster import Runner
 from serengeti_etl.dataset.index import (
+    CATALOG_FILE,
     INDEX_FILE,
     INDEX_SCHEMA,
     Dataset,
@@ -25,8 +26,6 @@ from serengeti_etl.dataset.index import (
 from serengeti_etl.dataset.ledger import Ledger
 from serengeti_etl.errors import DatasetError
 from serengeti_etl.storage import Store
-
-CATALOG_FILE = "catalog.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

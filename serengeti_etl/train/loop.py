@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from serengeti_etl.config import require
+from serengeti_etl.config import EMPTY, require
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import RunError
 from serengeti_etl.load.loader import Batch, ShardLoader
@@ -27,7 +27,6 @@ from serengeti_etl.train.checkpoint import (
     save_state,
 )
 from serengeti_etl.train.metrics import (
-    EMPTY,
     MetricsFile,
     aggregate_sequences,
     class_means,

@@ -16,9 +16,6 @@ CLIP = 1e-15
 
 METRICS_FILE = "metrics.jsonl"
 
-EMPTY = "empty"
-"""The category of a photograph that shows nothing."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictions:

@@ -67,7 +67,7 @@ def test_a_damaged_object_never_yields_a_sample(
 
     _, bucket = folder_and_bucket
     fs = s3fs.S3FileSystem()
-    name = f"{bucket}/dataset/train/train-000000.tar"
+    name = f"{bucket}/train/train-000000.tar"
     whole = fs.cat_file(name)
     fs.pipe_file(name, whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
     with pytest.raises(ShardError, match=r"train-000000 .* does not match its checksum"):

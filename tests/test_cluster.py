@@ -99,9 +99,9 @@ def test_the_window_bounds_what_is_in_flight(dask_runner: Runner) -> None:
             yield Number(value)
 
     found = dask_runner.map(half, tasks())  # type: ignore[arg-type]
-    next(found)
-    assert taken <= 5
-    assert len(list(found)) == 19
+    ahead = [taken - received for received, _ in enumerate(found)]
+    assert len(ahead) == 20
+    assert max(ahead) <= 3  # one worker with one thread
 
 
 def test_the_environment_is_left_as_it_was() -> None:

@@ -108,6 +108,42 @@ def test_ranks_share_each_global_batch(dataset: Dataset) -> None:
     assert [left + right for left, right in zip(*halves, strict=True)] == alone
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_another_number_of_ranks_continues_the_same_order(
+    dataset: Dataset, world_size: int
+) -> None:
+    """Two ranks stop after two steps; one or three go on: no sample twice, none missed."""
+    settings = LoaderSettings(image_size=(48, 64), window=2, drop_last=False, num_threads=1)
+
+    def part(rank: int, world_size: int, batch_size: int) -> ShardLoader:
+        return ShardLoader(
+            dataset,
+            split="train",
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            settings=settings,
+        )
+
+    seen: list[str] = []
+    states = []
+    for rank in range(2):
+        with part(rank, 2, 3) as loader:
+            stream = iter(loader)
+            seen += ids([next(stream), next(stream)])
+            states.append(loader.state_dict())
+    assert states[0] == states[1]
+    num_steps = set()
+    for rank in range(world_size):
+        with part(rank, world_size, 2) as loader:
+            loader.load_state_dict(states[0])
+            batches = list(loader)
+            num_steps.add(len(batches))
+            seen += ids(batches)
+    assert sorted(seen) == sorted(dataset.index("train")["image_id"].to_pylist())
+    assert len(num_steps) == 1
+
+
 def test_another_seed_gives_another_order(dataset: Dataset) -> None:
     """The seed decides the order, and the same seed gives it again."""
     orders = []

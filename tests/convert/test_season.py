@@ -1,5 +1,8 @@
 """Conversion: same plan, same bytes, wherever and however often it runs and is killed."""
 
+import hashlib
+import io
+import json
 import random
 import shutil
 import signal
@@ -12,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset as wds
+from PIL import Image
 
 from serengeti_etl.cluster import SerialRunner, open_runner
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
@@ -72,6 +77,23 @@ def test_no_site_and_no_sequence_is_on_both_sides(converted: Path) -> None:
         assert train
         assert val
         assert not train & val
+
+
+def test_the_webdataset_library_reads_the_same_samples(converted: Path) -> None:
+    """Its own reader gives the keys, bytes and labels of the index, in the order of the index."""
+    dataset = open_dataset(str(converted))
+    for split in dataset.splits:
+        tars = [str(converted / shard.tar_name) for shard in dataset.shards(split)]
+        samples = list(wds.WebDataset(tars, shardshuffle=False, empty_check=False))
+        rows = dataset.index(split).to_pylist()
+        assert [sample["__key__"] for sample in samples] == [row["image_id"] for row in rows]
+        for sample, row in zip(samples, rows, strict=True):
+            assert hashlib.sha256(sample["jpg"]).hexdigest() == row["sha256"]
+            sidecar = json.loads(sample["json"])
+            assert sidecar["labels"] == row["labels"]
+            assert (sidecar["seq_id"], sidecar["site"]) == (row["seq_id"], row["site"])
+            size = Image.open(io.BytesIO(sample["jpg"])).size
+            assert size == (row["width"], row["height"])
 
 
 def test_twice_is_once_and_another_seed_is_another_dataset(

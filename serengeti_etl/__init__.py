@@ -10,32 +10,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serengeti_etl.cluster import open_runner as open_runner
     from serengeti_etl.config import ClusterSpec as ClusterSpec
-    from serengeti_etl.config import CsvColumns as CsvColumns
-    from serengeti_etl.config import FractionSplit as FractionSplit
     from serengeti_etl.config import ResizeSettings as ResizeSettings
     from serengeti_etl.config import SeasonPipeline as SeasonPipeline
     from serengeti_etl.config import ShardSettings as ShardSettings
-    from serengeti_etl.config import SiteListSplit as SiteListSplit
     from serengeti_etl.convert.season import convert_season as convert_season
     from serengeti_etl.dataset.index import Dataset as Dataset
     from serengeti_etl.dataset.index import open_dataset as open_dataset
     from serengeti_etl.errors import SerengetiError as SerengetiError
+    from serengeti_etl.label_config import ColumnSplit as ColumnSplit
+    from serengeti_etl.label_config import CsvColumns as CsvColumns
+    from serengeti_etl.label_config import FractionSplit as FractionSplit
+    from serengeti_etl.label_config import Rules as Rules
+    from serengeti_etl.label_config import SeasonSplit as SeasonSplit
+    from serengeti_etl.label_config import SiteListSplit as SiteListSplit
+    from serengeti_etl.label_config import TimeSplit as TimeSplit
     from serengeti_etl.load.loader import LoaderSettings as LoaderSettings
     from serengeti_etl.load.loader import ShardLoader as ShardLoader
     from serengeti_etl.load.webdataset import webdataset_pipeline as webdataset_pipeline
 
 _HOMES = {
     "ClusterSpec": "config",
-    "CsvColumns": "config",
+    "ColumnSplit": "label_config",
+    "CsvColumns": "label_config",
     "Dataset": "dataset.index",
-    "FractionSplit": "config",
+    "FractionSplit": "label_config",
     "LoaderSettings": "load.loader",
     "ResizeSettings": "config",
+    "Rules": "label_config",
     "SeasonPipeline": "config",
+    "SeasonSplit": "label_config",
     "SerengetiError": "errors",
     "ShardLoader": "load.loader",
     "ShardSettings": "config",
-    "SiteListSplit": "config",
+    "SiteListSplit": "label_config",
+    "TimeSplit": "label_config",
     "convert_season": "convert.season",
     "open_dataset": "dataset.index",
     "open_runner": "cluster",

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -93,8 +94,60 @@ def plan(pipeline: Path, source: str | None, limit: int | None, debug: bool) -> 
     from serengeti_etl.tables import plan_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
-    catalog, made = plan_season(settings)
-    click.echo(plan_text(settings.name, catalog, made), nl=False)
+    with TemporaryDirectory() as scratch:
+        season = plan_season(settings, Path(scratch))
+    click.echo(plan_text(settings.name, season.labels.images, season.plan), nl=False)
+
+
+@commands.command()
+@_pipeline_options
+@click.option("--output", help="Folder or url for the tables; by default NAME-catalog here.")
+@click.option("--schemas", help="Folder or url of Camtrap DP's table schemas.")
+@_debug
+def catalog(  # noqa: PLR0913 - one parameter per option
+    pipeline: Path,
+    source: str | None,
+    limit: int | None,
+    output: str | None,
+    schemas: str | None,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+) -> None:
+    """Show what PIPELINE's label file holds, what is odd in it, and how it splits."""
+    from serengeti_etl.label_catalog import make_label_catalog
+    from serengeti_etl.label_tables import catalog_text
+
+    settings = load_pipeline(pipeline, source=source, limit=limit)
+    where = output or f"{settings.name}-catalog"
+    made = make_label_catalog(settings, where, schemas)
+    click.echo(catalog_text(settings.name, made.labels, made.selection), nl=False)
+    click.echo(f"written: {where}/catalog.parquet, annotations.parquet, splits.json")
+    if made.refusal is not None:
+        raise made.refusal
+
+
+@commands.command()
+@click.argument("url")
+@click.option("--format", "kind", type=click.Choice(["coco", "camtrap_dp"]), required=True)
+@click.option("--output", required=True, help="Folder or url for what is written.")
+@click.option("--split", help="Only the images of this split.")
+@click.option("--utc-offset", default="+03:00", show_default=True, help="Of the cameras' clocks.")
+@click.option("--latitude", type=float, help="Of sites that --sites does not list, in degrees.")
+@click.option("--longitude", type=float, help="Likewise.")
+@click.option("--sites", help="CSV with the columns site, latitude and longitude.")
+@_debug
+def export(
+    url: str,
+    kind: str,
+    output: str,
+    split: str | None,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+    **place: Any,
+) -> None:
+    """Write the labels of the dataset or catalog at URL for others to read."""
+    from serengeti_etl.export import exported_labels, write_labels
+
+    labels = exported_labels(url, split)
+    click.echo(write_labels(labels, kind, output, place))
 
 
 @commands.command()

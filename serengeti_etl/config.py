@@ -10,22 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from serengeti_etl.errors import ConfigError
+from serengeti_etl.errors import require
+from serengeti_etl.label_config import CsvColumns, FractionSplit, Rules, Split
 
 MIB = 1024 * 1024
 
-EMPTY = "empty"
-"""Category of an image, or of a whole sequence, with nothing to see on it."""
-
-
-def require(condition: bool, field_name: str, got: object, allowed: str) -> None:  # noqa: FBT001
-    """Nothing, if ``condition`` holds.
-
-    Raises:
-        ConfigError: otherwise; names the field, what it got and what it may be.
-    """
-    if not condition:
-        raise ConfigError(f"{field_name} is {got!r}, but it must be {allowed}")
+FORMATS = ("coco", "hakuna", "dryad", "camtrap_dp", "folders", "csv")
+"""Formats of label files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,65 +85,6 @@ class ShardSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SiteListSplit:
-    """Sites given by name, as in the published split of Snapshot Serengeti.
-
-    Attributes:
-        url: JSON with ``{"splits": {"train": [...], "val": [...]}}``; relative to the pipeline's
-            ``source``, or a full url. Images at sites in neither list are excluded and counted.
-    """
-
-    url: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FractionSplit:
-    """A seeded share of the sites (or, where none are known, of the sequences) becomes ``val``.
-
-    Attributes:
-        val_fraction: share of the sites in ``val``, above 0 and below 1; at least one.
-        by: ``"site"``; or ``"sequence"`` for label files that name no sites.
-        seed: another seed picks other sites.
-    """
-
-    val_fraction: float = 0.2
-    by: Literal["site", "sequence"] = "site"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
-        require(self.by in ("site", "sequence"), "by", self.by, '"site" or "sequence"')
-        require(self.seed >= 0, "split.seed", self.seed, "zero or positive")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CsvColumns:
-    """Which column of a flat CSV says what; None where the file has no such column.
-
-    Attributes:
-        file_name: path of the photograph below the pipeline's ``images``.
-        label: category; several in one cell are joined by ``label_separator``.
-        site: where the camera stood.
-        seq_id: sequence; None makes every image its own sequence.
-        frame_num: position in the sequence, from 1.
-        datetime: ISO date and time.
-        season: season.
-        label_separator: between several categories in one cell.
-        empty_label: how the file writes "nothing to see"; becomes ``empty``.
-    """
-
-    file_name: str = "file_name"
-    label: str = "label"
-    site: str | None = "site"
-    seq_id: str | None = "seq_id"
-    frame_num: str | None = "frame_num"
-    datetime: str | None = "datetime"
-    season: str | None = None
-    label_separator: str = "|"
-    empty_label: str = "empty"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SeasonPipeline:
     """What becomes of one season; never where it runs.
 
@@ -160,14 +92,18 @@ class SeasonPipeline:
         name: name of the dataset, in letters, digits, ``-`` and ``_``.
         source: folder or url that ``labels`` and ``images`` are relative to; ``--source`` replaces
             it, so that a mirror or a local copy gives the same bytes.
-        labels: label file below ``source``, or a full url.
+        labels: label file or folder below ``source``, or a full url.
         images: folder of the photographs below ``source``, or a full url.
-        columns: set for a flat CSV; None means COCO (``.json`` or ``.json.zip``).
-        split: how sites are divided into train and val.
+        labels_format: ``coco``, ``hakuna``, ``dryad``, ``camtrap_dp``, ``folders`` or ``csv``;
+            None recognises it from the file.
+        columns: what the columns of a flat CSV are called; None recognises common names.
+        sequence_gap_seconds: where the label file names no sequences, images of one site are one
+            sequence while no two that follow each other lie further apart; at least 1.
+        rules: which images and categories are kept.
+        split: how images are divided into train and val.
         resize: how a photograph becomes smaller.
         shards: how samples are cut into shards.
         classes: categories in order of the model's outputs; None takes all that occur, sorted.
-        withheld_categories: images of these are neither fetched nor put in a shard.
         max_sequences: keep only this many sequences, chosen by ``shards.seed``; None keeps all.
         max_reject_share: share of the planned images, 0–1, above which the run stops.
         storage_options: options for fsspec to open ``source`` with, such as ``{"anon": True}``.
@@ -179,12 +115,14 @@ class SeasonPipeline:
     source: str
     labels: str
     images: str = ""
+    labels_format: str | None = None
     columns: CsvColumns | None = None
-    split: SiteListSplit | FractionSplit = field(default_factory=FractionSplit)
+    sequence_gap_seconds: float = 5.0
+    rules: Rules = field(default_factory=Rules)
+    split: Split = field(default_factory=FractionSplit)
     resize: ResizeSettings = field(default_factory=ResizeSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)
     classes: tuple[str, ...] | None = None
-    withheld_categories: tuple[str, ...] = ("human",)
     max_sequences: int | None = None
     max_reject_share: float = 0.02
     storage_options: Mapping[str, Any] = field(default_factory=dict)
@@ -196,6 +134,10 @@ class SeasonPipeline:
         require(is_plain, "name", self.name, "letters, digits, - and _")
         require(bool(self.source), "source", self.source, "a folder or a url")
         require(bool(self.labels), "labels", self.labels, "a label file below source")
+        kind = self.labels_format
+        require(kind in (None, *FORMATS), "labels_format", kind, f"None or one of {FORMATS}")
+        gap = self.sequence_gap_seconds
+        require(gap >= 1, "sequence_gap_seconds", gap, "at least 1")
         share = self.max_reject_share
         require(0 <= share <= 1, "max_reject_share", share, "a share from 0 to 1")
         limit = self.max_sequences
@@ -208,10 +150,10 @@ class SeasonPipeline:
         return {
             "name": self.name,
             "split": {"kind": type(self.split).__name__} | dataclasses.asdict(self.split),
+            "rules": dataclasses.asdict(self.rules),
             "resize": dataclasses.asdict(self.resize),
             "shards": dataclasses.asdict(self.shards),
             "classes": list(self.classes) if self.classes else None,
-            "withheld_categories": sorted(self.withheld_categories),
             "max_sequences": self.max_sequences,
             "licence": self.licence,
             "citation": self.citation,

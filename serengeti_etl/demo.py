@@ -5,7 +5,8 @@ The same pieces as any season's; only small enough for two cores and a few minut
 
 from pathlib import Path
 
-from serengeti_etl.config import FractionSplit, SeasonPipeline, ShardSettings
+from serengeti_etl.config import SeasonPipeline, ShardSettings
+from serengeti_etl.label_config import FractionSplit
 from serengeti_etl.sample import SampleSettings, draw_season
 from serengeti_etl.train.recipe import Recipe, Stage
 

@@ -24,6 +24,16 @@ class ConfigError(SerengetiError, ValueError):
     """A setting asks for something impossible: which field, what it got, what it may be."""
 
 
+def require(condition: bool, field_name: str, got: object, allowed: str) -> None:  # noqa: FBT001
+    """Nothing, if ``condition`` holds.
+
+    Raises:
+        ConfigError: otherwise; names the field, what it got and what it may be.
+    """
+    if not condition:
+        raise ConfigError(f"{field_name} is {got!r}, but it must be {allowed}")
+
+
 class CatalogError(SerengetiError, ValueError):
     """A label file lacks a column, repeats an image or contradicts itself."""
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from serengeti_etl.config import EMPTY, require
 from serengeti_etl.dataset.index import Dataset, write_table
+from serengeti_etl.errors import require
+from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.load.table import read_samples
 from serengeti_etl.storage import Store

@@ -9,6 +9,7 @@ raises).
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,33 @@ class Store:
         files = [entry["name"] for entry in entries if entry["type"] == "file"]
         return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in files)
 
+    def find(self, folder: str) -> tuple[str, ...]:
+        """Sorted names, below ``folder``, of the files anywhere in it; () without one."""
+        fs, root = self._open()
+        base = _below(root, folder)
+        try:
+            paths = _retry(fs.find, base)
+        except FileNotFoundError:
+            return ()
+        return tuple(sorted(path[len(base) :].lstrip("/") for path in paths))
+
+    def is_folder(self, name: str) -> bool:
+        """True when files lie below ``name``."""
+        fs, root = self._open()
+        return bool(_retry(fs.isdir, _below(root, name)))
+
+    def upload(self, path: Path, name: str) -> None:
+        """Put the local file ``path`` at ``name``, as ``write`` does, without holding it in memory.
+
+        Raises:
+            OSError: the store failed on every try; nothing is visible under ``name``.
+        """
+        fs, root = self._open()
+        if isinstance(fs, LocalFileSystem):
+            _retry(_replace_file, Path(root), name, path)
+        else:
+            _retry(fs.put_file, str(path), _below(root, name))
+
     def delete(self, name: str) -> None:
         """Make sure that there is no object ``name``."""
         if self.exists(name):
@@ -171,13 +199,17 @@ def _below(root: str, name: str) -> str:
     return f"{root}/{name}" if name else root
 
 
-def _replace_file(root: Path, name: str, content: bytes | bytearray | memoryview) -> None:
+def _replace_file(root: Path, name: str, content: bytes | bytearray | memoryview | Path) -> None:
     final = root / name
     # Beside the final name, so on the same file system: only there is a rename atomic.
     partial = final.with_name(f".{final.name}.{secrets.token_hex(8)}.partial")
     final.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as file:
-        file.write(content)
+        if isinstance(content, Path):
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(final)

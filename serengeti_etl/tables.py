@@ -1,25 +1,19 @@
 """What commands show, as text: tables of a plan, a ledger, a dataset, an evaluation."""
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import Dataset
+from serengeti_etl.text_table import table_text
 
 if TYPE_CHECKING:
     from serengeti_etl.evaluate import Evaluation
-
-WIDTH = 200
-"""Columns of text; wide enough that nothing is cut, whatever the output is connected to."""
 
 
 def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
@@ -86,20 +80,6 @@ def evaluation_text(evaluation: "Evaluation") -> str:
 def megabytes(num_bytes: int) -> str:
     """Such as ``17.3 MB``, of a million bytes each."""
     return f"{num_bytes / 1e6:,.1f} MB"
-
-
-def table_text(title: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
-    """A table as text, numbers to the right; "" when there are no rows."""
-    if not rows:
-        return ""
-    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD)
-    for at, column in enumerate(columns):
-        table.add_column(column, justify="right" if at and column != "reason" else "left")
-    for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    text = io.StringIO()
-    Console(file=text, width=WIDTH, highlight=False).print(table)
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def _share(value: float | None) -> str:

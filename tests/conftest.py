@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serengeti_etl.config import FractionSplit, ResizeSettings, SeasonPipeline, ShardSettings
+from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
+from serengeti_etl.label_config import FractionSplit
 from tests.servers import S3_CREDENTIALS, s3_server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -15,6 +15,7 @@ ROOT = Path(serengeti_etl.__file__).parent
 # Imports go one way: a module may import from its own and earlier layers.
 LAYERS = (
     ("errors",),
+    ("label_config",),
     ("config",),
     ("storage",),
     ("cluster", "drawing", "sample"),
@@ -23,7 +24,9 @@ LAYERS = (
     ("convert", "load"),
     ("train",),
     ("evaluate",),
-    ("demo", "tables"),
+    ("text_table",),
+    ("export", "label_catalog"),
+    ("demo", "label_tables", "tables"),
     ("cli",),
     ("__main__",),
 )
@@ -31,6 +34,8 @@ LAYERS = (
 HOMES = {
     "dask": {"cluster.py"},
     "distributed": {"cluster.py"},
+    "duckdb": {"catalog/database.py"},
+    "frictionless": {"catalog/camtrap_dp_schema.py"},
     "pyvips": {"convert/resize.py"},
     "webdataset": {"load/webdataset.py"},
     "torchvision": {"train/model.py"},
@@ -43,7 +48,7 @@ HOMES = {
     },
     "stamina": {"storage.py"},
     "click": {"cli.py"},
-    "rich": {"tables.py"},
+    "rich": {"text_table.py"},
     "tqdm": {"cli.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate.py")

@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line errors, and what it prints."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_plan_shows_tables_and_writes_nothing(pipeline_file: Path, tmp_path: Pat
     """Splits, classes and excluded rules are printed; no file appears anywhere."""
     shown = run("plan", str(pipeline_file))
     assert shown.returncode == 0, shown.stderr
-    for word in ("plan of drawn", "train", "val", "sequences", "sites", "zebra", "withheld"):
+    for word in ("plan of drawn", "train", "val", "sequences", "sites", "zebra", "dropped"):
         assert word in shown.stdout
     assert list(tmp_path.iterdir()) == []
     assert list(pipeline_file.parent.iterdir()) == [pipeline_file]
@@ -121,3 +122,65 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path, pipeline_file: Pat
     assert shown.returncode == 4
     assert "resnet18.pth" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_catalog_shows_tables_and_writes_them(pipeline_file: Path, tmp_path: Path) -> None:
+    """Findings and splits are printed; catalog, annotations and splits are written, no more."""
+    output = tmp_path / "catalog"
+    shown = run("catalog", str(pipeline_file), "--output", str(output))
+    assert shown.returncode == 0, shown.stderr
+    for words in ("in the format coco", "findings", "withheld", "categories by split", "no label"):
+        assert words in shown.stdout
+    names = sorted(path.name for path in output.iterdir())
+    assert names == ["annotations.parquet", "catalog.parquet", "splits.json"]
+
+
+def test_a_bad_label_file_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A file cut in the middle is one line and exit 4, and no output folder appears."""
+    (tmp_path / "labels.json").write_text('{"categories": [], "images": [{"id": "a", "file_n')
+    (tmp_path / "cut.py").write_text(
+        "from serengeti_etl import SeasonPipeline\n"
+        f"pipeline = SeasonPipeline(name='cut', source={str(tmp_path)!r}, labels='labels.json')\n"
+    )
+    shown = run("catalog", "cut.py", cwd=tmp_path)
+    assert shown.returncode == 4
+    assert shown.stderr.startswith("serengeti-etl: labels.json ends in the middle: entry 1 of imag")
+    assert len(shown.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.py", "labels.json"]
+
+
+def test_a_refused_split_still_shows_the_label_file(tmp_path: Path) -> None:
+    """Without sites the split is refused with exit 4, after all that could be said."""
+    (tmp_path / "zebra").mkdir()
+    (tmp_path / "zebra" / "a.jpg").write_bytes(b"")
+    (tmp_path / "mine.py").write_text(
+        "from serengeti_etl import SeasonPipeline\n"
+        f"pipeline = SeasonPipeline(name='mine', source={str(tmp_path)!r}, labels='.')\n"
+    )
+    shown = run("catalog", "mine.py", cwd=tmp_path)
+    assert shown.returncode == 4
+    assert "in the format folders" in shown.stdout
+    assert "the label file does not name the site of every image" in shown.stderr
+    assert (tmp_path / "mine-catalog" / "catalog.parquet").is_file()
+    assert not (tmp_path / "mine-catalog" / "splits.json").exists()
+
+
+def test_export_hands_a_dataset_on(pipeline_file: Path, tmp_path: Path) -> None:
+    """A split of a dataset becomes COCO, and all of it a Camtrap DP once places are given."""
+    output = str(tmp_path / "dataset")
+    run("convert", str(pipeline_file), "--output", output, "--cluster", "serial")
+    written = run("export", output, "--format", "coco", "--split", "val", "--output", str(tmp_path))
+    assert written.returncode == 0, written.stderr
+    images = json.loads((tmp_path / "labels.json").read_text())["images"]
+    assert {one["split"] for one in images} == {"val"}
+    assert f"{len(images)} images" in written.stdout
+    camtrap = ("export", output, "--format", "camtrap_dp", "--output", str(tmp_path / "dp"))
+    refused = run(*camtrap)
+    assert refused.returncode == 4
+    assert "--latitude" in refused.stderr
+    assert not (tmp_path / "dp").exists()
+    whole = run(*camtrap, "--latitude", "-2.33", "--longitude", "34.83")
+    assert whole.returncode == 0, whole.stderr
+    assert (tmp_path / "dp" / "datapackage.json").is_file()
+    nowhere = run("export", str(tmp_path / "x"), "--format", "coco", "--output", str(tmp_path))
+    assert (nowhere.returncode, "no catalog.parquet" in nowhere.stderr) == (4, True)

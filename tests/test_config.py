@@ -7,12 +7,12 @@ import pytest
 
 from serengeti_etl.config import (
     ClusterSpec,
-    FractionSplit,
     ResizeSettings,
     SeasonPipeline,
     ShardSettings,
 )
 from serengeti_etl.errors import ConfigError, ImageError, SerengetiError, TooManyFailures
+from serengeti_etl.label_config import FractionSplit
 
 
 @pytest.mark.parametrize(

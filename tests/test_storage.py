@@ -46,6 +46,27 @@ def test_names_are_seen_as_they_are_now(store: Store) -> None:
     assert not store.exists("shards")
 
 
+def test_folders_are_searched_to_any_depth(store: Store) -> None:
+    """Every file below a folder is found by its relative name; without one, none is."""
+    for name in ("a/b/c.jpg", "a/d.jpg", "other/e.jpg"):
+        store.write(name, b"")
+    assert store.find("a") == ("b/c.jpg", "d.jpg")
+    assert store.find("") == ("a/b/c.jpg", "a/d.jpg", "other/e.jpg")
+    assert store.find("nowhere") == ()
+    assert store.is_folder("a")
+    assert not store.is_folder("nowhere")
+    assert not store.is_folder("a/d.jpg")
+
+
+def test_a_local_file_is_put_whole(store: Store, tmp_path: Path) -> None:
+    """An uploaded file has its bytes, replaces what was there, and leaves nothing beside it."""
+    store.write("x", b"old")
+    (tmp_path / "new").write_bytes(b"new" * 1000)
+    store.upload(tmp_path / "new", "x")
+    assert store.read("x") == b"new" * 1000
+    assert store.find("") == ("x",)
+
+
 def test_a_missing_name_is_file_not_found(store: Store) -> None:
     """Reading and measuring what is not there is FileNotFoundError, not tried again."""
     with pytest.raises(FileNotFoundError):

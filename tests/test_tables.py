@@ -4,7 +4,8 @@ from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import DatasetIndex, ShardInfo
 from serengeti_etl.dataset.ledger import Ledger
 from serengeti_etl.evaluate import ClassResult, Evaluation
-from serengeti_etl.tables import conversion_text, evaluation_text, plan_text, table_text
+from serengeti_etl.tables import conversion_text, evaluation_text, plan_text
+from serengeti_etl.text_table import table_text
 from tests.convert.test_plan import catalog, plan_of
 
 PLAN = """\
@@ -29,8 +30,8 @@ excluded
 
   rule         images
  ─────────────────────
+  dropped           2
   unlabelled        2
-  withheld          2
 
 """
 
@@ -42,7 +43,7 @@ ledger
   in shards                 1,200
   rejected     missing          3
   rejected     truncated        1
-  excluded     withheld        40
+  excluded     dropped         40
   duplicates   same_file        2
   catalog                   1,246
 
@@ -74,7 +75,7 @@ def test_a_conversion_is_shown_by_its_ledger() -> None:
         num_images=1246,
         num_in_shards=1200,
         rejected={"missing": 3, "truncated": 1},
-        excluded={"withheld": 40},
+        excluded={"dropped": 40},
         duplicates={"same_file": 2},
     )
     ledger.check()

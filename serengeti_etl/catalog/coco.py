@@ -1,144 +1,218 @@
-"""LILA's COCO Camera Traps v2.1 and plain COCO, as a catalog.
+"""LILA's COCO Camera Traps v2.1 and plain COCO: label files read, of any size, and written.
 
 Source of the format: lila.science "COCO Camera Traps"; its quirks as met in Snapshot Serengeti:
-bare ``NaN`` (Python's parser takes it), ``"unknown"`` for location and datetime, width −1, season
-only on annotations, labels of a sequence copied to each of its frames.
+bare ``NaN``, ``"unknown"`` for location and datetime, width −1, season only on annotations, labels
+of a sequence copied to each of its frames, counts that are text, numbers or bins.
 """
 
-import datetime as dt
-import io
-import json
 import zipfile
-from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from serengeti_etl.catalog.table import image_key, make_catalog
+from serengeti_etl.catalog.json_stream import iter_members
+from serengeti_etl.catalog.rows import RowWriter, known
+from serengeti_etl.catalog.seq_ids import places_of, plain_seasons
+from serengeti_etl.catalog.table import BEHAVIOURS, image_keys
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 
-_UNKNOWN = ("", "unknown", None)
-_NUM_SEQ_ID_PARTS = 4
+Entry = dict[str, Any]
 
 
-def read_coco(source: Store, name: str) -> pa.Table:
-    """The catalog of a ``.json`` or ``.json.zip`` in COCO format.
+def read_coco(source: Store, name: str, rows: RowWriter) -> None:
+    """Put what a ``.json`` or zipped ``.json`` in COCO format says into ``rows``.
 
-    Args:
-        source: where the label file lies.
-        name: its name there, or a full url.
+    The file is read twice: for its categories, which may stand last, and for all the rest.
 
     Raises:
-        CatalogError: it is not such a file, or contradicts itself.
+        CatalogError: it is not such a file, is cut, or an annotation's category is not listed.
     """
-    try:
-        content = source.at(name).read("")
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {source.at(name).url}") from None
-    value = _parse(content, name)
-    missing = [key for key in ("images", "annotations", "categories") if key not in value]
+    with open_json(source, name) as file:
+        names = _categories(file, name)
+    found = set()
+    with open_json(source, name) as file:
+        for key, value in iter_members(file, name):
+            found.add(key)
+            if key == "images":
+                _add(rows.add_images, _image_columns, value, f"{name}: an image")
+            elif key == "annotations":
+                columns = _annotation_columns_for(names, name)
+                _add(rows.add_annotations, columns, value, f"{name}: an annotation")
+    missing = [key for key in ("images", "annotations") if key not in found]
     if missing:
         raise CatalogError(f"{name} has no {', '.join(missing)}: it is not a COCO label file")
+
+
+@contextmanager
+def open_json(source: Store, name: str) -> Iterator[BinaryIO]:
+    """The JSON file ``name``, or the only one in the zip ``name``, open for reading.
+
+    Raises:
+        CatalogError: there is no such file, or the zip is damaged or holds another number.
+    """
     try:
-        return _catalog(value)
+        with source.at(name).open_input("") as file:
+            if not name.lower().endswith(".zip"):
+                yield file
+                return
+            with zipfile.ZipFile(file) as archive:
+                found = [one for one in archive.namelist() if one.lower().endswith(".json")]
+                if len(found) != 1:
+                    raise CatalogError(f"{name} must hold exactly one .json, but holds {found[:3]}")
+                with archive.open(found[0]) as member:
+                    yield member  # type: ignore[misc]
+    except FileNotFoundError:
+        raise CatalogError(f"there is no label file {source.at(name).url}") from None
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise CatalogError(f"{name} is a damaged zip ({error}); fetch it again") from error
+
+
+def _categories(file: BinaryIO, name: str) -> dict[Any, str]:
+    """Category names by their ids in the file."""
+    names: dict[Any, str] = {}
+    is_there = False
+    for key, value in iter_members(file, name):
+        if key == "categories" and isinstance(value, list):
+            is_there = True
+            names |= {_of(one, "id"): str(_of(one, "name")) for one in value}
+        elif is_there:
+            return names
+    if not is_there:
+        raise CatalogError(f"{name} has no categories: it is not a COCO label file")
+    return names
+
+
+def _of(category: Any, field: str) -> Any:
+    if not isinstance(category, dict) or field not in category:
+        raise CatalogError(f"category {category!r} has no {field!r}: mend the label file")
+    return category[field]
+
+
+def _add(
+    add: Callable[[dict[str, Any]], None],
+    columns: Callable[[list[Entry]], dict[str, Any]],
+    value: Any,
+    what: str,
+) -> None:
+    """Hand on one part of a list of entries; ``what`` names them in errors."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise CatalogError(f"{what} is not a JSON object: it is not a COCO label file")
+    if not value:
+        return
+    try:
+        add(columns(value))
     except KeyError as error:
-        raise CatalogError(f"{name}: an entry lacks {error}") from error
+        bad = next(entry for entry in value if error.args[0] not in entry)
+        raise CatalogError(
+            f"{what} lacks {error}: {str(bad)[:120]}; mend the label file"
+        ) from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        raise CatalogError(
+            f"{what} holds a value of another kind than the rest: {error}"
+        ) from error
 
 
-def _parse(content: bytes, name: str) -> dict[str, Any]:
-    try:
-        if zipfile.is_zipfile(io.BytesIO(content)):
-            content = _only_json(content, name)
-        value = json.loads(content)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise CatalogError(f"{name} is not valid JSON: {error}; fetch it again") from error
-    if not isinstance(value, dict):
-        raise CatalogError(f"{name} holds a {type(value).__name__}, not a COCO object")
-    return value
-
-
-def _only_json(content: bytes, name: str) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        found = [member for member in archive.namelist() if member.endswith(".json")]
-        if len(found) != 1:
-            raise CatalogError(f"{name} must hold exactly one .json, but holds {found[:3]}")
-        return archive.read(found[0])
-
-
-def _catalog(value: dict[str, Any]) -> pa.Table:
-    labels, season_of = _annotations(value)
-    images = value["images"]
-    sequences = [_seq_id(image) for image in images]
-    seasons = [
-        season_of.get(image["id"]) or _season(seq_id)
-        for image, seq_id in zip(images, sequences, strict=True)
-    ]
-    return make_catalog(
-        {
-            "image_id": [_image_id(image) for image in images],
-            "seq_id": sequences,
-            "frame_num": [max(1, int(image.get("frame_num", 1))) for image in images],
-            "file_name": [image["file_name"] for image in images],
-            "site": [_site(image, seq) for image, seq in zip(images, sequences, strict=True)],
-            "season": seasons,
-            "datetime": [_datetime(image.get("datetime")) for image in images],
-            "labels": [sorted(labels[image["id"]]) for image in images],
-        }
-    )
-
-
-def _annotations(value: dict[str, Any]) -> tuple[dict[Any, set[str]], dict[Any, str]]:
-    """Categories and season of each image by its id in the file."""
-    names = {category["id"]: str(category["name"]) for category in value["categories"]}
-    known = {image["id"] for image in value["images"]}
-    labels: dict[Any, set[str]] = defaultdict(set)
-    seasons: dict[Any, str] = {}
-    for annotation in value["annotations"]:
-        image_id, category = annotation["image_id"], annotation["category_id"]
-        if category not in names:
-            raise CatalogError(f"annotation of {image_id!r}: category {category} is not listed")
-        if image_id not in known:
-            raise CatalogError(f"an annotation names image {image_id!r}, which is not listed")
-        labels[image_id].add(names[category])
-        if "season" in annotation:
-            seasons[image_id] = _plain_season(str(annotation["season"]))
-    return labels, seasons
-
-
-def _image_id(image: dict[str, Any]) -> str:
+def _image_columns(images: list[Entry]) -> dict[str, Any]:
+    ids = [image["id"] for image in images]
+    files = [image["file_name"] for image in images]
     # A plain COCO id is a number that says nothing; its file name is as unique and says more.
-    identity = image["id"] if isinstance(image["id"], str) else image["file_name"]
-    return image_key(str(identity))
-
-
-def _seq_id(image: dict[str, Any]) -> str:
-    return str(image["seq_id"]) if image.get("seq_id") not in _UNKNOWN else _image_id(image)
-
-
-def _site(image: dict[str, Any], seq_id: str) -> str:
-    location = image.get("location")
-    if location not in _UNKNOWN:
-        return str(location)
+    names = [
+        one if isinstance(one, str) else str(file) for one, file in zip(ids, files, strict=True)
+    ]
+    seq_ids = _texts(images, "seq_id")
+    parts = places_of(seq_ids)
     # LILA says "unknown" where it could not read a header; the seq_id still names the site.
-    parts = seq_id.split("#")
-    return parts[1] if len(parts) == _NUM_SEQ_ID_PARTS else ""
+    sites = pc.coalesce(_texts(images, "location"), parts["site"])
+    seasons = pc.coalesce(plain_seasons(_texts(images, "season")), parts["season"])
+    frames = [image.get("frame_num") for image in images]
+    return {
+        "key": pa.array([str(one) for one in ids], pa.string()),
+        "image_id": image_keys(pa.array(names, pa.string())),
+        "seq_id": seq_ids,
+        "frame_num": pa.array(frames, pa.int32(), from_pandas=True),
+        "file_name": pa.array(files, pa.string()),
+        "site": sites,
+        "season": seasons,
+        "datetime": _texts(images, "datetime"),
+        "given_split": _texts(images, "split"),
+        "width": _sides(images, "width"),
+        "height": _sides(images, "height"),
+        "content_hash": _texts(images, "content_hash"),
+    }
 
 
-def _season(seq_id: str) -> str:
-    head, mark, _ = seq_id.partition("#")
-    return _plain_season(head) if mark else ""
+def _annotation_columns_for(
+    names: dict[Any, str], name: str
+) -> Callable[[list[Entry]], dict[str, Any]]:
+    """The function that makes columns of annotations whose categories are ``names``."""
+
+    def columns(annotations: list[Entry]) -> dict[str, Any]:
+        for one in annotations:
+            if one["category_id"] not in names:
+                raise CatalogError(
+                    f"{name}: annotation {one.get('id')!r} of image {one['image_id']!r} is of "
+                    f"category {one['category_id']!r}, which the file does not list: add it to "
+                    "categories, or remove the annotation"
+                )
+        return {
+            "annotation_id": _texts(annotations, "id"),
+            "key": pa.array([str(one["image_id"]) for one in annotations], pa.string()),
+            "season": plain_seasons(_texts(annotations, "season")),
+            "category": pa.array([names[one["category_id"]] for one in annotations], pa.string()),
+            "is_of_sequence": pa.array(
+                [bool(one.get("sequence_level_annotation")) for one in annotations], pa.bool_()
+            ),
+            "count": _texts(annotations, "count"),
+            **{field: _numbers(annotations, field) for field in BEHAVIOURS},
+            "subject_id": _texts(annotations, "subject_id"),
+            "probability": _numbers(annotations, "probability"),
+            **_words(annotations),
+            **_boxes(annotations),
+        }
+
+    return columns
 
 
-def _plain_season(text: str) -> str:
-    # S11 alone is written "SER_S11"; a site can be called S10, so only the start is looked at.
-    return text.removeprefix("SER_")
+def _words(annotations: list[Entry]) -> dict[str, pa.Array]:
+    fields = ("behavior", "life_stage", "sex", "individual_id")
+    return {field: _texts(annotations, field) for field in fields}
 
 
-def _datetime(text: object) -> dt.datetime | None:
-    if not isinstance(text, str) or text in _UNKNOWN:
+def _boxes(annotations: list[Entry]) -> dict[str, pa.Array]:
+    """Columns of ``bbox`` (px), or of our own ``bbox_share`` for photographs of unknown size."""
+    boxes = [one.get("bbox") or one.get("bbox_share") or (None,) * 4 for one in annotations]
+    sides = zip(*boxes, strict=True)
+    names = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
+    columns = {name: pa.array(side, pa.float64()) for name, side in zip(names, sides, strict=True)}
+    units = ["px" if "bbox" in one else "share" for one in annotations]
+    known = pc.is_valid(columns["bbox_x"])
+    unit = pc.if_else(known, pa.array(units, pa.string()), pa.scalar(None, pa.string()))
+    return columns | {"bbox_unit": unit}
+
+
+def _texts(entries: list[Entry], field: str) -> pa.Array:
+    """A column of text, null where the file does not know; 3 and 3.0 both become "3"."""
+    values = [entry.get(field) for entry in entries]
+    if not all(value is None or isinstance(value, str) for value in values):
+        values = [_text(value) for value in values]
+    return known(pa.array(values, pa.string()))
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value != value:  # noqa: PLR0124 - NaN
         return None
-    try:
-        return dt.datetime.fromisoformat(text).replace(tzinfo=None, microsecond=0)
-    except ValueError:
-        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _numbers(entries: list[Entry], field: str) -> pa.Array:
+    return pa.array([entry.get(field) for entry in entries], pa.float64(), from_pandas=True)
+
+
+def _sides(images: list[Entry], field: str) -> pa.Array:
+    """A column of px, null where the file says −1."""
+    sides = pa.array([image.get(field) for image in images], pa.int32(), from_pandas=True)
+    return pc.if_else(pc.greater(sides, 0), sides, pa.scalar(None, pa.int32()))

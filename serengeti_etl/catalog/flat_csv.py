@@ -1,93 +1,142 @@
-"""One flat CSV with a row per image (or per image and label), as a catalog."""
+"""One flat CSV with a row per image, per image and label, or per sequence with its frames."""
+
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from serengeti_etl.catalog.table import image_key, make_catalog
-from serengeti_etl.config import EMPTY, CsvColumns
+from serengeti_etl.catalog.csv_file import iter_csv, read_header, require_columns
+from serengeti_etl.catalog.rows import RowWriter, known
+from serengeti_etl.catalog.table import image_keys
 from serengeti_etl.errors import CatalogError
+from serengeti_etl.label_config import EMPTY, CsvColumns
 from serengeti_etl.storage import Store
 
+_OPTIONAL = (
+    "site",
+    "seq_id",
+    "frame_num",
+    "datetime",
+    "season",
+    "image_id",
+    "count",
+    "given_split",
+    "content_hash",
+)
 
-def read_flat_csv(source: Store, name: str, columns: CsvColumns) -> pa.Table:
-    """The catalog of a CSV whose columns are named by ``columns``.
+_COMMON_NAMES = {
+    "file_name": ("file_name", "filename", "filepath", "file_path", "file", "path", "image"),
+    "label": ("label", "labels", "category", "species", "class"),
+    "site": ("site", "location", "location_id", "station", "camera"),
+    "seq_id": ("seq_id", "sequence_id"),
+    "frame_num": ("frame_num", "frame"),
+    "datetime": ("datetime", "date_time", "timestamp"),
+    "season": ("season",),
+    "given_split": ("split",),
+}
+
+
+def read_flat_csv(source: Store, name: str, columns: CsvColumns, rows: RowWriter) -> None:
+    """Put the images and labels of a CSV whose columns are named by ``columns`` into ``rows``.
 
     Several rows of one file are several labels of one image.
 
-    Args:
-        source: where the label file lies.
-        name: its name there, or a full url.
-        columns: which column says what.
-
     Raises:
-        CatalogError: a named column is missing, or two rows of one image disagree.
+        CatalogError: a named column is missing, a row is cut, or two rows of one image disagree.
     """
-    frame = _read(source, name)
-    _check_columns(frame, columns, name)
-    merged = _one_row_per_image(_named(frame, columns), name)
-    moments = pd.to_datetime(merged["datetime"], errors="coerce", format="ISO8601")
-    return make_catalog(
+    frame = _named(_read(source, name, columns), columns, name)
+    images = frame.drop_duplicates(list(_IMAGE_COLUMNS))
+    _refuse_disagreement(images, name)
+    files = pa.array(images["file_name"], pa.string())
+    rows.add_images(
         {
-            "image_id": merged["file_name"].map(image_key),
-            "seq_id": merged["seq_id"],
-            "frame_num": merged["frame_num"],
-            "file_name": merged["file_name"],
-            "site": merged["site"],
-            "season": merged["season"],
-            "datetime": moments.astype("datetime64[ms]"),
-            "labels": merged["labels"].tolist(),
+            "key": files,
+            "image_id": image_keys(pa.array(images["image_id"], pa.string())),
+            "file_name": files,
+            "frame_num": pa.array(images["frame_num"], pa.int32(), from_pandas=True),
+            **{one: _texts(images, one) for one in _TEXT_COLUMNS},
         }
     )
-
-
-def _read(source: Store, name: str) -> pd.DataFrame:
-    try:
-        with source.at(name).open_input("") as file:
-            return pd.read_csv(file, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {source.at(name).url}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{name} is not a readable CSV: {error}") from error
-
-
-def _check_columns(frame: pd.DataFrame, columns: CsvColumns, name: str) -> None:
-    fields = ("file_name", "label", "site", "seq_id", "frame_num", "datetime", "season")
-    wanted = [getattr(columns, field) for field in fields]
-    missing = [column for column in wanted if column is not None and column not in frame]
-    if missing:
-        raise CatalogError(
-            f"{name} has no column {missing[0]!r}, only {list(frame.columns)}: "
-            "name its columns with CsvColumns, or set what it lacks to None"
+    labelled = frame.explode("labels").dropna(subset="labels")
+    labelled = labelled.drop_duplicates(["file_name", "labels", "count"])
+    if len(labelled):
+        rows.add_annotations(
+            {
+                "key": pa.array(labelled["file_name"], pa.string()),
+                "category": pa.array(labelled["labels"], pa.string()),
+                "count": _texts(labelled, "count"),
+            }
         )
 
 
-def _named(frame: pd.DataFrame, columns: CsvColumns) -> pd.DataFrame:
-    """The columns under the catalog's names; a column the file lacks is filled in."""
-    files = frame[columns.file_name]
-    blank = pd.Series("", index=frame.index)
-    frame_nums = (
-        frame[columns.frame_num] if columns.frame_num else pd.Series("1", index=files.index)
-    )
-    return pd.DataFrame(
-        {
-            "file_name": files,
-            "label": frame[columns.label],
-            "site": frame[columns.site] if columns.site else blank,
-            "seq_id": frame[columns.seq_id] if columns.seq_id else files.map(image_key),
-            "frame_num": _frame_nums(frame_nums),
-            "datetime": frame[columns.datetime] if columns.datetime else blank,
-            "season": frame[columns.season] if columns.season else blank,
-            "labels": [_categories(cell, columns) for cell in frame[columns.label]],
-        }
-    )
+def common_columns(header: list[str]) -> CsvColumns | None:
+    """Which of these columns say what, by their usual names; None without file and label."""
+    lower = {one.lower(): one for one in reversed(header)}
+    found: dict[str, Any] = {
+        field: next((lower[name] for name in names if name in lower), None)
+        for field, names in _COMMON_NAMES.items()
+    }
+    if found["file_name"] is None or found["label"] is None:
+        return None
+    return CsvColumns(**found)
 
 
-def _frame_nums(texts: "pd.Series[str]") -> "pd.Series[int]":
-    numbers = pd.to_numeric(texts.replace("", "1"), errors="coerce")
-    bad = texts[numbers.isna()]
+_TEXT_COLUMNS = ("site", "season", "seq_id", "datetime", "given_split", "content_hash")
+_IMAGE_COLUMNS = ("file_name", "image_id", "frame_num", *_TEXT_COLUMNS)
+
+
+def _read(source: Store, name: str, columns: CsvColumns) -> pd.DataFrame:
+    """The named columns as text; the index is the row of the file, where the header is row 1."""
+    wanted = [*columns.file_names, columns.label]
+    wanted += [one for field in _OPTIONAL if (one := getattr(columns, field)) is not None]
+    require_columns(read_header(source, name), wanted, name)
+    parts = list(iter_csv(source, name, dict.fromkeys(wanted, pa.string())))
+    if not parts:
+        raise CatalogError(f"{name} has a header and no rows: the label file lists no images")
+    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    frame.index += 2
+    return frame
+
+
+def _named(frame: pd.DataFrame, columns: CsvColumns, name: str) -> pd.DataFrame:
+    """A row per frame under our own names; a column that the file lacks is filled in."""
+    named = pd.DataFrame({"file_name": frame[list(columns.file_names)].agg(list, axis="columns")})
+    for field in _OPTIONAL:
+        column = getattr(columns, field)
+        named[field] = frame[column] if column is not None else ""
+    named["labels"] = [_categories(cell, columns) for cell in frame[columns.label]]
+    if columns.datetime_format is not None:
+        named["datetime"] = _iso(named["datetime"], columns.datetime_format)
+    if len(columns.file_names) > 1:
+        named["frame_num"] = [[str(at + 1) for at in range(len(columns.file_names))]] * len(named)
+        if columns.seq_id is None:
+            named["seq_id"] = named["file_name"].str[0]
+        named = named.explode(["file_name", "frame_num"])
+    else:
+        named["file_name"] = named["file_name"].str[0]
+    named = named[named["file_name"] != ""]
+    named["frame_num"] = _frame_nums(named["frame_num"], name)
+    if columns.image_id is None:
+        named["image_id"] = named["file_name"]
+    return named
+
+
+def _iso(texts: "pd.Series[str]", form: str) -> "pd.Series[str]":
+    """Times as ISO text; what is of another form stays as it is, and is found out later."""
+    moments = pd.to_datetime(texts, format=form, errors="coerce")
+    return moments.dt.strftime("%Y-%m-%d %H:%M:%S").fillna(texts)
+
+
+def _frame_nums(texts: "pd.Series[str]", name: str) -> "pd.Series[Any]":
+    """Whole numbers, null where the file gives none."""
+    numbers = pd.to_numeric(texts.mask(texts == ""), errors="coerce")
+    bad = texts[numbers.isna() & (texts != "") | (numbers % 1 != 0) & numbers.notna()]
     if len(bad):
-        raise CatalogError(f"row {bad.index[0] + 2}: frame number {bad.iloc[0]!r} is not a number")
-    return numbers.astype("int32").clip(lower=1)
+        raise CatalogError(
+            f"{name}, row {bad.index[0]}: frame number {bad.iloc[0]!r} is not a whole number: "
+            "mend that row"
+        )
+    return numbers.astype("Int32")
 
 
 def _categories(cell: str, columns: CsvColumns) -> list[str]:
@@ -95,14 +144,20 @@ def _categories(cell: str, columns: CsvColumns) -> list[str]:
     return [EMPTY if name == columns.empty_label else name for name in names if name]
 
 
-def _one_row_per_image(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    by_file = frame.groupby("file_name", sort=True)
-    for column in ("site", "seq_id", "frame_num", "datetime"):
-        values = by_file[column].nunique()
-        if (values > 1).any():
-            raise CatalogError(f"{name}: two rows of {values.idxmax()!r} differ in {column}")
-    merged = by_file.first()
-    labels = frame.explode("labels").dropna(subset="labels").groupby("file_name")["labels"]
-    merged["labels"] = labels.agg(lambda found: sorted(set(found))).reindex(merged.index)
-    merged["labels"] = [found if isinstance(found, list) else [] for found in merged["labels"]]
-    return merged.reset_index()
+def _texts(frame: pd.DataFrame, column: str) -> pa.Array:
+    return known(pa.array(frame[column], pa.string()))
+
+
+def _refuse_disagreement(images: pd.DataFrame, name: str) -> None:
+    """Refuse two rows of one file that say different things of it."""
+    repeated = images[images["file_name"].duplicated(keep=False)]
+    if repeated.empty:
+        return
+    first = repeated[repeated["file_name"] == repeated["file_name"].min()]
+    column = next(one for one in _IMAGE_COLUMNS if len(set(first[one])) > 1)
+    row, other = first.index[:2]
+    raise CatalogError(
+        f"{name}, rows {row} and {other}: they differ in {column} of {first['file_name'].iloc[0]!r}"
+        f" ({first[column].iloc[0]!r}, {first[column].iloc[1]!r}); an image is of one sequence at "
+        "one place and time: mend one of the rows"
+    )

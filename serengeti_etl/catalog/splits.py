@@ -1,12 +1,26 @@
-"""Train and val: whole sites (and so whole sequences) on one side."""
+"""Train and val: whole sequences on one side, and whole sites wherever that is asked for."""
 
+import datetime as dt
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serengeti_etl.config import FractionSplit, SiteListSplit
+from serengeti_etl.catalog.rules import LabelCodes
+from serengeti_etl.catalog.sequences import differs_within, sequence_starts
+from serengeti_etl.catalog.stratify import choose_val
 from serengeti_etl.errors import CatalogError, ConfigError
+from serengeti_etl.label_config import (
+    ColumnSplit,
+    FractionSplit,
+    SeasonSplit,
+    SiteListSplit,
+    Split,
+    TimeSplit,
+)
 from serengeti_etl.storage import Store
 
 TRAIN, VAL = "train", "val"
@@ -23,65 +37,196 @@ def keyed_digest(text: str, *, purpose: str, seed: int) -> bytes:
     return blake2b(f"{purpose}:{seed}:{text}".encode(), digest_size=8).digest()
 
 
-def split_catalog(
-    catalog: pa.Table, split: SiteListSplit | FractionSplit, source: Store
-) -> pa.ChunkedArray:
-    """The split of each catalog row: ``train``, ``val``, or null where its site is in neither.
+def split_images(images: pa.Table, split: Split, source: Store) -> pa.ChunkedArray:
+    """The split of each image: ``train``, ``val`` or another; null where it is in none.
 
     Args:
-        catalog: rows of ``CATALOG_SCHEMA``.
+        images: rows of ``CATALOG_SCHEMA`` that are kept, in the order of the catalog.
         split: how to divide.
         source: where a site list is read from.
 
     Raises:
-        ConfigError: a split would be empty, or the label file names no sites.
-        CatalogError: the site list cannot be read.
+        ConfigError: train or val would be empty, or the label file does not tell what is needed.
+        CatalogError: a site list cannot be read, or a sequence would be torn.
     """
-    if isinstance(split, SiteListSplit):
-        column, sides = "site", _listed_sites(source, split.url)
-    else:
-        column = "site" if split.by == "site" else "seq_id"
-        sides = _fraction(catalog, column, split)
-    names = pa.array(list(sides), pa.string())
-    positions = pc.index_in(catalog[column], value_set=names)
-    found = pc.take(pa.array(list(sides.values()), pa.string()), positions)
-    _refuse_empty(found)
+    match split:
+        case SiteListSplit():
+            found = _by_group(images["site"], _listed_sites(source, split.url))
+        case FractionSplit():
+            found = _by_fraction(images, split)
+        case SeasonSplit():
+            found = _by_season(images["season"], split)
+        case TimeSplit():
+            found = _by_time(images, split)
+        case ColumnSplit():
+            found = _given(images)
+    _refuse_torn(images["seq_id"], found)
+    refuse_empty(found)
     return found
+
+
+def refuse_empty(sides: pa.ChunkedArray) -> None:
+    """Nothing, if images are in train and in val.
+
+    Raises:
+        ConfigError: otherwise; says which would be empty.
+    """
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(sides).to_pylist()}
+    for side in (TRAIN, VAL):
+        if not counts.get(side):
+            raise ConfigError(
+                f"split {side!r} would hold no images: give it sites, seasons or times that occur "
+                "among the images that the rules keep, or another fraction or seed"
+            )
+
+
+def shared_sites(images: pa.Table, sides: pa.ChunkedArray) -> list[str]:
+    """The named sites whose images are in more than one split, sorted."""
+    table = pa.table({"site": images["site"], "side": sides})
+    table = table.filter(pc.and_(pc.is_valid(table["side"]), pc.not_equal(table["site"], "")))
+    pairs = table.group_by(["site", "side"], use_threads=False).aggregate([])
+    counts = pairs.group_by("site", use_threads=False).aggregate([([], "count_all")])
+    return sorted(counts.filter(pc.field("count_all") > 1)["site"].to_pylist())
+
+
+def _by_group(column: pa.ChunkedArray, sides: Mapping[str, str]) -> pa.ChunkedArray:
+    """The side of each row by the name in ``column``; null for names in no side."""
+    positions = pc.index_in(column, value_set=pa.array(list(sides), pa.string()))
+    return pc.take(pa.array(list(sides.values()), pa.string()), positions)
 
 
 def _listed_sites(source: Store, url: str) -> dict[str, str]:
     try:
-        splits = source.at(url).read_json("")["splits"]
-        train, val = list(splits[TRAIN]), list(splits[VAL])
+        lists = source.at(url).read_json("")["splits"]
+        sides = [(str(site), str(name)) for name, sites in lists.items() for site in sites]
     except FileNotFoundError:
         raise CatalogError(f"there is no site list {source.at(url).url}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CatalogError(
             f'{url} must hold {{"splits": {{"train": [sites], "val": [sites]}}}}: {error!r}'
         ) from error
-    both = sorted(set(train) & set(val))
-    if both:
-        raise CatalogError(f"{url} puts site {both[0]!r} into train and into val")
-    return dict.fromkeys(train, TRAIN) | dict.fromkeys(val, VAL)
+    found: dict[str, str] = {}
+    for site, name in sides:
+        if found.setdefault(site, name) != name:
+            raise CatalogError(f"{url} puts site {site!r} into {found[site]} and into {name}")
+    return found
 
 
-def _fraction(catalog: pa.Table, column: str, split: FractionSplit) -> dict[str, str]:
-    groups = pc.unique(catalog[column]).to_pylist()
+def _by_fraction(images: pa.Table, split: FractionSplit) -> pa.ChunkedArray:
+    column = "site" if split.by == "site" else "seq_id"
+    groups = pc.unique(images[column]).to_pylist()
     if column == "site" and "" in groups:
         raise ConfigError(
             "the label file does not name the site of every image, so sites cannot be kept apart: "
             'use FractionSplit(by="sequence") if images of one camera may be on both sides'
         )
     groups.sort(key=lambda name: (keyed_digest(name, purpose="split", seed=split.seed), name))
-    num_val = max(1, round(split.val_fraction * len(groups)))
-    return {name: VAL if at < num_val else TRAIN for at, name in enumerate(groups)}
+    if not split.stratify or len(groups) == 1:
+        num_val = max(1, round(split.val_fraction * len(groups)))
+        is_val = np.arange(len(groups)) < num_val
+    elif column == "site":
+        is_val = choose_val(_counts(images, column, groups), _ppm(split.val_fraction))
+    else:
+        is_val = _evenly(images, groups, _ppm(split.val_fraction))
+    sides = {name: VAL if val else TRAIN for name, val in zip(groups, is_val, strict=True)}
+    return _by_group(images[column], sides)
 
 
-def _refuse_empty(found: pa.ChunkedArray) -> None:
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(found).to_pylist()}
-    for side in (TRAIN, VAL):
-        if not counts.get(side):
-            raise ConfigError(
-                f"split {side!r} would hold no images: give it sites that occur, or another "
-                "fraction or seed"
-            )
+def _ppm(fraction: float) -> int:
+    return round(fraction * 1_000_000)
+
+
+def _counts(images: pa.Table, column: str, groups: list[str]) -> Any:
+    """Images of each category (columns) in each group (rows)."""
+    labels = LabelCodes.of(images["labels"])
+    at_group = pc.index_in(images[column], value_set=pa.array(groups, pa.string())).to_numpy()
+    num = len(labels.combinations)
+    pairs = np.bincount(at_group.astype(np.int64) * num + labels.codes, minlength=len(groups) * num)
+    categories = sorted({name for one in labels.combinations for name in one})
+    bears = [[name in one for name in categories] for one in labels.combinations]
+    return pairs.reshape(len(groups), num) @ np.array(bears, dtype=np.int64).reshape(num, -1)
+
+
+def _evenly(images: pa.Table, groups: list[str], val_ppm: int) -> Any:
+    """True for the wanted share of ``groups``, evenly over the rarest category of each."""
+    labels = LabelCodes.of(images["labels"])
+    rank = _rank_by_rarity(labels)
+    at_group = pc.index_in(images["seq_id"], value_set=pa.array(groups, pa.string())).to_numpy()
+    stratum = np.full(len(groups), np.iinfo(np.int64).max)
+    np.minimum.at(stratum, at_group, rank[labels.codes])
+    # Within a stratum the order is the drawn one; every so many-th goes to val.
+    order = np.argsort(stratum, kind="stable")
+    steps = (np.arange(len(groups) + 1) * val_ppm) // 1_000_000
+    is_val = np.zeros(len(groups), dtype=np.bool_)
+    is_val[order] = np.diff(steps) > 0
+    if not is_val.any():
+        is_val[0] = True
+    return is_val
+
+
+def _rank_by_rarity(labels: LabelCodes) -> Any:
+    """For each combination the rank of its rarest category, the rarest of all being 0."""
+    sizes = np.bincount(labels.codes, minlength=len(labels.combinations))
+    totals: dict[str, int] = {}
+    for combination, size in zip(labels.combinations, sizes.tolist(), strict=True):
+        for name in combination:
+            totals[name] = totals.get(name, 0) + size
+    ranks = {name: at for at, name in enumerate(sorted(totals, key=lambda n: (totals[n], n)))}
+    return np.array(
+        [min((ranks[name] for name in one), default=len(ranks)) for one in labels.combinations]
+    )
+
+
+def _by_season(seasons: pa.ChunkedArray, split: SeasonSplit) -> pa.ChunkedArray:
+    occurring = set(pc.unique(seasons).to_pylist()) - {""}
+    unknown = sorted({*split.val, *(split.train or ())} - occurring)
+    if unknown:
+        raise ConfigError(
+            f"the split names season {unknown[0]!r}, but the kept images are of "
+            f"{sorted(occurring) or 'no named season'}"
+        )
+    train = split.train if split.train is not None else sorted(occurring - set(split.val))
+    return _by_group(seasons, dict.fromkeys(train, TRAIN) | dict.fromkeys(split.val, VAL))
+
+
+def _by_time(images: pa.Table, split: TimeSplit) -> pa.ChunkedArray:
+    """By the first frame of each sequence, so that none is torn."""
+    moments = _first_times(images)
+    val_from = np.datetime64(dt.datetime.fromisoformat(split.val_from), "ms")
+    until = dt.datetime.fromisoformat(split.train_until or split.val_from)
+    sides = np.full(len(moments), None, dtype=object)
+    # What has no time is neither earlier nor later.
+    sides[moments < np.datetime64(until, "ms")] = TRAIN
+    sides[moments >= val_from] = VAL
+    return pa.chunked_array([pa.array(sides, pa.string())])
+
+
+def _first_times(images: pa.Table) -> Any:
+    """For each image the earliest time of its sequence; "not a time" where none has one."""
+    starts = sequence_starts(images["seq_id"])
+    firsts = np.fmin.reduceat(images["datetime"].to_numpy(), np.flatnonzero(starts))
+    return firsts[np.cumsum(starts) - 1]
+
+
+def _given(images: pa.Table) -> pa.ChunkedArray:
+    given = images["given_split"]
+    names = pc.unique(given).drop_null().to_pylist()
+    if not names:
+        raise ConfigError(
+            "the label file gives no split: name its column with CsvColumns(given_split=...), or "
+            "use another split"
+        )
+    bad = [name for name in names if not name.replace("_", "").isalnum()]
+    if bad:
+        raise CatalogError(f"split {bad[0]!r} of the label file must be of letters, digits and _")
+    return given
+
+
+def _refuse_torn(seq_ids: pa.ChunkedArray, sides: pa.ChunkedArray) -> None:
+    is_torn = differs_within(pc.fill_null(sides, ""), sequence_starts(seq_ids))
+    if is_torn.any():
+        torn = pc.unique(seq_ids.filter(pa.array(is_torn))).to_pylist()
+        raise CatalogError(
+            f"{len(torn)} sequences would be torn between splits, such as {torn[0]!r}: give all "
+            "frames of a sequence one split, season and site"
+        )

@@ -1,15 +1,11 @@
-"""The catalog: one row per image of the label file, in an order that the file does not decide.
+"""The catalog: one row per image of the label file, and beside it what the file says of each.
 
-Every label format ends here, so a check made here holds for all of them.
+Every label format ends in these two tables. Their rows are in an order that the file does not
+decide, so that the same labels give the same bytes whoever exported them.
 """
-
-import re
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from serengeti_etl.errors import CatalogError
 
 CATALOG_SCHEMA = pa.schema(
     [
@@ -21,95 +17,52 @@ CATALOG_SCHEMA = pa.schema(
         pa.field("file_name", pa.string(), nullable=False),
         pa.field("site", pa.string(), nullable=False),  # "" when the file names none
         pa.field("season", pa.string(), nullable=False),  # "" when the file names none
-        pa.field("datetime", pa.timestamp("ms")),
+        pa.field("datetime", pa.timestamp("ms")),  # as the camera's clock showed it, no zone
         # Sorted; ["empty"] when blank; [] when nobody labelled it.
         pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("given_split", pa.string()),  # what the label file itself says, for ColumnSplit
+        pa.field("width", pa.int32()),  # in px, of the photograph, where the file tells
+        pa.field("height", pa.int32()),
+        pa.field("content_hash", pa.string()),  # of the photograph, whatever the digest
+        # The first image, by id, that names the same file or has the same content hash.
+        pa.field("duplicate_of", pa.string()),
     ]
 )
+CATALOG_ORDER = ("seq_id", "frame_num", "image_id")
 
-_MAX_KEY_BYTES = 240
-"""ustar keeps at most 155 + 1 + 100 bytes of a name; ``.json`` must fit too."""
+BEHAVIOURS = ("standing", "resting", "moving", "eating", "interacting", "young_present")
+"""Shares of votes, 0-1, as Snapshot Serengeti counts them."""
 
+ANNOTATION_SCHEMA = pa.schema(
+    [
+        pa.field("annotation_id", pa.string()),
+        # Null: it speaks of the sequence, whose frames all have annotations of their own.
+        pa.field("image_id", pa.string()),
+        pa.field("seq_id", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        # True: said of the whole sequence, and copied to its frames.
+        pa.field("is_of_sequence", pa.bool_(), nullable=False),
+        # Text, because published counts are bins: "1", "11-50", "51+".
+        pa.field("count", pa.string()),
+        *(pa.field(name, pa.float64()) for name in BEHAVIOURS),
+        pa.field("behavior", pa.string()),  # in words, as Camtrap DP has it
+        pa.field("life_stage", pa.string()),
+        pa.field("sex", pa.string()),
+        pa.field("individual_id", pa.string()),
+        pa.field("subject_id", pa.string()),  # of the crowd's platform
+        pa.field("probability", pa.float64()),  # of a classification by machine, 0-1
+        # Left, top, width and height: in px of the photograph, or as shares of its sides.
+        *(pa.field(f"bbox_{name}", pa.float64()) for name in ("x", "y", "width", "height")),
+        pa.field("bbox_unit", pa.string()),  # "px" or "share"; null without a box
+    ]
+)
+ANNOTATION_ORDER = ("seq_id", "image_id", "category", "annotation_id")
 
-def image_key(text: str) -> str:
-    """A tar key made from an image's id or file name: extension off, dots to underscores."""
-    stem = re.sub(r"\.(jpe?g|png|gif|tiff?|bmp|webp|mpo)$", "", text, flags=re.IGNORECASE)
-    return stem.lstrip("/").replace(".", "_")
-
-
-def make_catalog(columns: dict[str, Any]) -> pa.Table:
-    """The catalog of these columns: checked, and sorted by sequence, frame and image.
-
-    Args:
-        columns: one list or array per field of ``CATALOG_SCHEMA``, all of one length.
-
-    Raises:
-        CatalogError: an id repeats, does not fit a tar, or a sequence lies at two sites.
-    """
-    try:
-        table = pa.table(columns, schema=CATALOG_SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise CatalogError(f"the label file does not give what a catalog needs: {error}") from error
-    if table.num_rows == 0:
-        raise CatalogError("the label file lists no images")
-    keys = ("seq_id", "frame_num", "image_id")
-    table = table.sort_by([(name, "ascending") for name in keys]).combine_chunks()
-    _check_unique(table)
-    _check_keys(table)
-    _check_sites(table)
-    return table
-
-
-def _check_unique(table: pa.Table) -> None:
-    if pc.count_distinct(table["image_id"]).as_py() == table.num_rows:
-        return
-    counts = table.group_by("image_id").aggregate([([], "count_all")])
-    repeated = counts.filter(pc.field("count_all") > 1)["image_id"]
-    if len(repeated):
-        names = ", ".join(sorted(repeated.to_pylist())[:3])
-        raise CatalogError(
-            f"{len(repeated)} image ids occur more than once ({names}); each image needs an id of "
-            "its own: remove the repeated rows from the label file"
-        )
+_EXTENSION = r"(?i)\.(jpe?g|png|gif|tiff?|bmp|webp|mpo)$"
 
 
-def _check_keys(table: pa.Table) -> None:
-    ids = table["image_id"]
-    # ".." is impossible, dots are gone; a newline or a NUL would break a tar reader.
-    bad = pc.or_(
-        pc.match_substring_regex(ids, r"[\x00-\x1f]|^$|//|/$"),
-        pc.greater(pc.binary_length(pc.cast(ids, pa.binary())), _MAX_KEY_BYTES),
-    )
-    _refuse_long_parts(ids)
-    found = pc.filter(ids, bad)
-    if len(found):
-        raise CatalogError(
-            f"image id {found[0].as_py()!r} cannot name a file in a tar: it must have 1 to "
-            f"{_MAX_KEY_BYTES} bytes, no control characters and no empty folder names"
-        )
-
-
-def _refuse_long_parts(ids: pa.ChunkedArray) -> None:
-    """Refuse what ustar cannot hold: its name field takes 100 bytes after the last cut at ``/``."""
-    lengths = pc.binary_length(pc.cast(ids, pa.binary()))
-    for key in pc.filter(ids, pc.greater(lengths, 94)).to_pylist():
-        encoded = f"{key}.json".encode()
-        cuts = [at for at, byte in enumerate(encoded) if byte == ord("/")]
-        if not any(at <= 155 and len(encoded) - at - 1 <= 100 for at in cuts):  # noqa: PLR2004
-            raise CatalogError(
-                f"image id {key!r} is too long for a ustar name: shorten it to 94 bytes, or use "
-                "folders of at most 155 bytes before a name of at most 94"
-            )
-
-
-def _check_sites(table: pa.Table) -> None:
-    pairs = table.group_by(["seq_id", "site"]).aggregate([])
-    counts = pairs.group_by("seq_id").aggregate([([], "count_all")])
-    crossing = counts.filter(pc.field("count_all") > 1)["seq_id"]
-    if len(crossing):
-        seq_id = min(crossing.to_pylist())
-        sites = pairs.filter(pc.field("seq_id") == seq_id)["site"].to_pylist()
-        raise CatalogError(
-            f"{len(crossing)} sequences lie at more than one site, such as {seq_id!r} at "
-            f"{sorted(sites)}: whole sequences must stay together, so give each site its own seq_id"
-        )
+def image_keys(texts: pa.Array) -> pa.Array:
+    """Tar keys made from ids, file names or urls: extension off, dots to underscores."""
+    stems = pc.replace_substring_regex(texts, _EXTENSION, "")
+    bare = pc.replace_substring_regex(stems, r"^\w+://", "")
+    return pc.replace_substring(pc.utf8_ltrim(bare, "/"), ".", "_")

@@ -8,26 +8,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from serengeti_etl.catalog.selection import SELECTED_SCHEMA, Selection
 from serengeti_etl.catalog.splits import keyed_digest
-from serengeti_etl.catalog.table import CATALOG_SCHEMA
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA
 from serengeti_etl.errors import ConfigError
 
-PLAN_SCHEMA = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        *CATALOG_SCHEMA,
-    ]
-)
+PLAN_SCHEMA = pa.schema([pa.field("shard", pa.string(), nullable=False), *SELECTED_SCHEMA])
 
 _BYTES_PER_PIXEL = 0.35
 """Of a JPEG at quality 85: 0.30 measured on Serengeti frames, and the sidecar and tar headers."""
@@ -76,27 +69,20 @@ class Plan:
         return self.rows.slice(first, shard.num_images)
 
 
-def make_plan(
-    catalog: pa.Table, split_of_row: pa.ChunkedArray, pipeline: SeasonPipeline, encoder: str
-) -> Plan:
-    """The plan for ``catalog``; the same arguments give the same plan on any machine.
+def make_plan(selection: Selection, pipeline: SeasonPipeline, encoder: str) -> Plan:
+    """The plan for ``selection``; the same arguments give the same plan on any machine.
 
     Args:
-        catalog: rows of ``CATALOG_SCHEMA``.
-        split_of_row: split of each catalog row, null for none.
+        selection: images to convert, and those that are not.
         pipeline: settings that decide the bytes.
         encoder: name and version of what writes the JPEGs: other builds give other pixels.
 
     Raises:
         ConfigError: a shard cannot hold the longest sequence, or a class has no place.
     """
-    rules = _apply_rules(catalog, split_of_row, pipeline)
-    planned = catalog.append_column("split", split_of_row).filter(pa.array(rules.kept))
-    if planned.num_rows == 0:
-        raise ConfigError("no images are left: every one is excluded by a rule of the pipeline")
-    classes = _classes(planned, pipeline)
-    ordered = _assign_shards(planned, pipeline)
-    excluded = _name_originals(rules.excluded_rows(catalog), catalog)
+    classes = _classes(selection.images, pipeline)
+    ordered = _assign_shards(selection.images, pipeline)
+    excluded = _reject_rows(selection.excluded)
     shards = _planned_shards(ordered, pipeline, encoder)
     deciding = json.dumps(
         [FORMAT, pipeline.deciding_settings(), classes, [shard.fingerprint for shard in shards]],
@@ -120,99 +106,11 @@ def samples_per_shard(resize: ResizeSettings, shards: ShardSettings) -> int:
     return max(1, min(shards.max_samples, shards.target_bytes // estimate))
 
 
-class _Rules:
-    """For each catalog row the first rule that keeps it out, if one does."""
-
-    def __init__(self, num_rows: int) -> None:
-        # 0: kept; k: kept out by rule k - 1. A byte per image, not a string.
-        self.codes = np.zeros(num_rows, dtype=np.int8)
-        self.rules: list[dict[str, str]] = []
-
-    @property
-    def kept(self) -> npt.NDArray[np.bool_]:
-        """True for rows that no rule keeps out."""
-        return np.equal(self.codes, 0)
-
-    def exclude(self, where: Any, why: tuple[str, str], message: str) -> None:
-        """Keep out the rows ``where`` that no earlier rule kept out.
-
-        Args:
-            where: True for the rows that the rule is about; Arrow or numpy.
-            why: state and reason, as in ``REJECT_SCHEMA``.
-            message: one sentence for a person.
-        """
-        self.rules.append({"state": why[0], "reason": why[1], "message": message})
-        self.codes[np.asarray(where) & self.kept] = len(self.rules)
-
-    def excluded_rows(self, catalog: pa.Table) -> pa.Table:
-        """The rows that are kept out, as rows of ``REJECT_SCHEMA``."""
-        rows = catalog.filter(pa.array(~self.kept))
-        codes = self.codes[~self.kept] - 1
-        known = {name: rows[name] for name in REJECT_SCHEMA.names if name in rows.column_names}
-        known |= {"shard": pa.nulls(rows.num_rows, pa.string())}
-        known |= {"stage": pa.array(["plan"] * rows.num_rows, pa.string())}
-        for name in ("state", "reason", "message"):
-            values = pa.array([rule[name] for rule in self.rules], pa.string())
-            known[name] = values.take(pa.array(codes))
-        return pa.table({name: known[name] for name in REJECT_SCHEMA.names}, schema=REJECT_SCHEMA)
-
-
-def _apply_rules(
-    catalog: pa.Table, split_of_row: pa.ChunkedArray, pipeline: SeasonPipeline
-) -> _Rules:
-    """Which rows are kept, and which rule keeps out each of the others."""
-    rules = _Rules(catalog.num_rows)
-    # The message of a duplicate becomes the image that it repeats.
-    rules.exclude(_repeats_a_file(catalog), ("duplicate", "same_file"), "")
-    withheld = sorted(pipeline.withheld_categories)
-    is_withheld = _has_any_label(catalog, withheld)
-    rules.exclude(is_withheld, ("excluded", "withheld"), f"its category is one of {withheld}")
-    has_none = pc.equal(pc.list_value_length(catalog["labels"]), 0)
-    rules.exclude(has_none, ("excluded", "unlabelled"), "no annotation names this image")
-    is_nowhere = pc.is_null(split_of_row)
-    rules.exclude(is_nowhere, ("excluded", "no_split"), "its site is in no list of the split")
-    if pipeline.max_sequences is not None:
-        chosen = _chosen_sequences(catalog["seq_id"].filter(pa.array(rules.kept)), pipeline)
-        is_beyond = pc.invert(pc.is_in(catalog["seq_id"], value_set=chosen))
-        rules.exclude(is_beyond, ("excluded", "limit"), "beyond max_sequences")
-    return rules
-
-
-def _chosen_sequences(seq_ids: pa.ChunkedArray, pipeline: SeasonPipeline) -> pa.Array:
-    names = pc.unique(seq_ids).to_pylist()
-    seed = pipeline.shards.seed
-    names.sort(key=lambda name: (keyed_digest(name, purpose="limit", seed=seed), name))
-    return pa.array(names[: pipeline.max_sequences], pa.string())
-
-
-def _repeats_a_file(catalog: pa.Table) -> pa.Array | npt.NDArray[np.bool_]:
-    """True for rows whose file_name an earlier image_id has already."""
-    if pc.count_distinct(catalog["file_name"]).as_py() == catalog.num_rows:
-        return np.zeros(catalog.num_rows, dtype=np.bool_)
-    firsts = catalog.group_by("file_name").aggregate([("image_id", "min")])
-    return pc.invert(pc.is_in(catalog["image_id"], value_set=firsts["image_id_min"]))
-
-
-def _name_originals(excluded: pa.Table, catalog: pa.Table) -> pa.Table:
-    """The excluded rows, where the message of a duplicate is the image that it repeats."""
-    is_duplicate = pc.equal(excluded["state"], "duplicate")
-    files = excluded["file_name"].filter(is_duplicate)
-    same = catalog.filter(pc.is_in(catalog["file_name"], value_set=files))
-    firsts = same.group_by("file_name").aggregate([("image_id", "min")])
-    places = pc.index_in(excluded["file_name"], value_set=firsts["file_name"])
-    originals = firsts["image_id_min"].take(places)
-    messages = pc.if_else(is_duplicate, originals, excluded["message"])
-    field = excluded.schema.field("message")
-    return excluded.set_column(excluded.schema.get_field_index("message"), field, messages)
-
-
-def _has_any_label(catalog: pa.Table, names: list[str]) -> npt.NDArray[np.bool_]:
-    labels = catalog["labels"].combine_chunks()
-    parents = pc.list_parent_indices(labels)
-    hits = pc.is_in(pc.list_flatten(labels), value_set=pa.array(names, pa.string()))
-    found = np.zeros(catalog.num_rows, dtype=np.bool_)
-    found[pc.filter(parents, hits).to_numpy()] = True
-    return found
+def _reject_rows(excluded: pa.Table) -> pa.Table:
+    """The same images as rows of ``REJECT_SCHEMA``."""
+    table = excluded.append_column("shard", pa.nulls(excluded.num_rows, pa.string()))
+    table = table.append_column("stage", pa.array(["plan"] * excluded.num_rows, pa.string()))
+    return table.select(REJECT_SCHEMA.names).cast(REJECT_SCHEMA)
 
 
 def _classes(planned: pa.Table, pipeline: SeasonPipeline) -> tuple[str, ...]:

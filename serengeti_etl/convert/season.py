@@ -1,22 +1,25 @@
 """One season from label file to finished dataset. Read ``convert_season`` first."""
 
 import io
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serengeti_etl.catalog.read import read_catalog
-from serengeti_etl.catalog.splits import split_catalog
+from serengeti_etl.catalog.read import Labels, read_labels
+from serengeti_etl.catalog.selection import SPLITS_FILE, Selection, select_images, splits_json
 from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan, PlannedShard, make_plan
 from serengeti_etl.convert.resize import libvips_version
 from serengeti_etl.convert.shard import PLAN_FILE, ShardReport, ShardTask, make_shard
 from serengeti_etl.dataset.index import (
+    ANNOTATIONS_FILE,
     CATALOG_FILE,
     DatasetIndex,
     ShardInfo,
@@ -92,8 +95,10 @@ def convert_season(
     """
     store = Store(url=output)
     store.remove_partial()
-    catalog, plan = plan_season(pipeline)
-    _write_plan(store, catalog, plan, pipeline)
+    with TemporaryDirectory() as scratch:
+        season = plan_season(pipeline, Path(scratch))
+        _write_plan(store, season, pipeline)
+    plan = season.plan
     tally = _Tally(plan, pipeline, on_progress)
     committed = _committed(store, plan)
     for report in committed.values():
@@ -101,25 +106,46 @@ def convert_season(
     todo = [shard for shard in plan.shards if shard.name not in committed]
     outcomes = runner.map(make_shard, _tasks(todo, pipeline, store))
     tally.add_all(outcomes)
-    conversion = _finish(store, catalog, plan, (pipeline, tally))
+    conversion = _finish(store, season, (pipeline, tally))
     store.remove_partial()
     return conversion
 
 
-def plan_season(pipeline: SeasonPipeline) -> tuple[pa.Table, Plan]:
-    """The catalog and plan of ``pipeline``; nothing is written. Raises as ``convert_season``."""
-    catalog = read_catalog(pipeline)
-    source = Store(url=pipeline.source, options=pipeline.storage_options)
-    splits = split_catalog(catalog, pipeline.split, source)
-    return catalog, make_plan(catalog, splits, pipeline, libvips_version())
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedSeason:
+    """Everything that is decided before the first photograph is read.
+
+    Attributes:
+        labels: the label file, read.
+        selection: which of its images go on.
+        plan: into which shards.
+    """
+
+    labels: Labels
+    selection: Selection
+    plan: Plan
 
 
-def _write_plan(store: Store, catalog: pa.Table, plan: Plan, pipeline: SeasonPipeline) -> None:
+def plan_season(pipeline: SeasonPipeline, scratch: Path) -> PlannedSeason:
+    """What ``pipeline`` comes to; nothing but ``scratch`` is written. Raises as ``convert_season``.
+
+    Args:
+        pipeline: what to convert.
+        scratch: empty local folder.
+    """
+    labels = read_labels(pipeline, scratch)
+    selection = select_images(labels.images, pipeline)
+    plan = make_plan(selection, pipeline, libvips_version())
+    return PlannedSeason(labels=labels, selection=selection, plan=plan)
+
+
+def _write_plan(store: Store, season: PlannedSeason, pipeline: SeasonPipeline) -> None:
     """Put catalog and plan on storage, plan.json last; refuse if another plan is there."""
+    plan = season.plan
     record = {
         "plan_hash": plan.plan_hash,
         "encoder": libvips_version(),
-        "settings": pipeline.deciding_settings(),
+        "settings": json.loads(json.dumps(pipeline.deciding_settings())),
     }
     try:
         there = store.read_json(PLAN_SETTINGS_FILE)
@@ -129,7 +155,9 @@ def _write_plan(store: Store, catalog: pa.Table, plan: Plan, pipeline: SeasonPip
         if there["plan_hash"] != plan.plan_hash:
             raise ConfigError(_what_changed(there, record, store.url))
         return
-    write_table(store, CATALOG_FILE, catalog)
+    store.upload(season.labels.annotations_path, ANNOTATIONS_FILE)
+    write_table(store, CATALOG_FILE, season.labels.images)
+    store.write_json(SPLITS_FILE, splits_json(season.selection, pipeline))
     write_table(store, rejects_name("plan"), plan.excluded)
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, plan.rows.schema, compression="zstd") as writer:
@@ -261,15 +289,14 @@ class _Tally:
             )
 
 
-def _finish(
-    store: Store, catalog: pa.Table, plan: Plan, run: tuple[SeasonPipeline, _Tally]
-) -> Conversion:
+def _finish(store: Store, season: PlannedSeason, run: tuple[SeasonPipeline, _Tally]) -> Conversion:
     """Compact the index, balance the ledger, write dataset.json."""
     pipeline, tally = run
+    plan = season.plan
     tally.check_whole()
     infos = tuple(tally.infos[shard.name] for shard in plan.shards)
     compact_index(store, infos)
-    ledger = count_ledger(store, catalog.num_rows, infos)
+    ledger = count_ledger(store, season.labels.images.num_rows, infos)
     ledger.check()
     index = DatasetIndex(
         name=pipeline.name,
@@ -279,6 +306,7 @@ def _finish(
         settings=pipeline.deciding_settings(),
         versions={"encoder": libvips_version()},
         plan_hash=plan.plan_hash,
+        priors=season.selection.priors,
     )
     index.write(store)
     return Conversion(

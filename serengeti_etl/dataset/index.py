@@ -10,12 +10,14 @@
     rejects/plan.parquet         the images that were excluded before any shard
     plan/plan.parquet            one row group per shard; plan/plan.json the settings
     catalog.parquet              every image of the label file
+    annotations.parquet          what it says of them: counts, behaviours, boxes
+    splits.json                  the sites of each split
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
@@ -30,6 +32,7 @@ FORMAT = "serengeti-etl/1"
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.parquet"
 CATALOG_FILE = "catalog.parquet"
+ANNOTATIONS_FILE = "annotations.parquet"
 REPORT_KEY = b"serengeti_etl.report"
 
 INDEX_SCHEMA = pa.schema(
@@ -126,6 +129,7 @@ class DatasetIndex:
         settings: the pipeline settings that decided the bytes.
         versions: libvips that made the JPEGs, and the like.
         plan_hash: fingerprint of the whole plan, hexadecimal.
+        priors: share of each category among the sequences of train, before and after thinning.
     """
 
     name: str
@@ -135,6 +139,7 @@ class DatasetIndex:
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     plan_hash: str
+    priors: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, store: Store) -> None:
         """Write dataset.json: from this moment the dataset is complete."""

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serengeti_etl.config import MIB, require
+from serengeti_etl.config import MIB
 from serengeti_etl.dataset.index import Dataset, open_dataset
-from serengeti_etl.errors import ConfigError
+from serengeti_etl.errors import ConfigError, require
 from serengeti_etl.load.decode import WHOLE, View, training_views
 from serengeti_etl.load.order import Cursor, Int32, Int64, Part, epoch_order
 from serengeti_etl.load.reader import SampleReader

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serengeti_etl.config import require
-from serengeti_etl.errors import ConfigError
+from serengeti_etl.errors import ConfigError, require
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -17,9 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from serengeti_etl.config import require
 from serengeti_etl.dataset.index import ShardInfo
-from serengeti_etl.errors import ShardError
+from serengeti_etl.errors import ShardError, require
 from serengeti_etl.storage import Store
 
 NUM_FETCHES = 4

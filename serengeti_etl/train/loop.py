@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from serengeti_etl.config import EMPTY, require
 from serengeti_etl.dataset.index import Dataset
-from serengeti_etl.errors import RunError
+from serengeti_etl.errors import RunError, require
+from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.loader import Batch, ShardLoader
 from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import (

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serengeti_etl.config import require
+from serengeti_etl.errors import require
 
 MODELS = ("resnet18", "resnet34", "resnet50")
 """Networks of torchvision that can be trained."""

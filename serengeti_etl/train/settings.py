@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from serengeti_etl.config import MIB, require
+from serengeti_etl.config import MIB
+from serengeti_etl.errors import require
 from serengeti_etl.load.loader import LoaderSettings
 
 

@@ -10,24 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serengeti_etl.catalog.splits import split_catalog
-from serengeti_etl.catalog.table import make_catalog
-from serengeti_etl.config import (
-    MIB,
-    FractionSplit,
-    ResizeSettings,
-    SeasonPipeline,
-    ShardSettings,
-)
+from serengeti_etl.catalog.selection import select_images
+from serengeti_etl.config import MIB, ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.convert.plan import Plan, make_plan, samples_per_shard
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.storage import Store
+from serengeti_etl.label_config import FractionSplit, Rules
+from tests.catalog_factory import make_catalog
 
 PIPELINE = SeasonPipeline(
     name="p",
     source="nowhere",
     labels="x.json",
-    split=FractionSplit(val_fraction=0.3),
+    split=FractionSplit(val_fraction=0.3, stratify=False),
     shards=ShardSettings(max_samples=10),
 )
 
@@ -55,8 +49,7 @@ def catalog(lengths: list[int], labels: dict[int, list[str]] | None = None) -> p
 
 
 def plan_of(table: pa.Table, pipeline: SeasonPipeline = PIPELINE, encoder: str = "e 1") -> Plan:
-    splits = split_catalog(table, pipeline.split, Store(url="/nowhere"))
-    return make_plan(table, splits, pipeline, encoder)
+    return make_plan(select_images(table, pipeline), pipeline, encoder)
 
 
 @settings(max_examples=60)
@@ -126,17 +119,23 @@ GOLDEN_FINGERPRINTS = ["3a0f953f2c9d7e89", "2c9d17decf0dc571"]
 
 
 def test_rules_keep_images_out_with_their_reason() -> None:
-    """Withheld and unlabelled images are excluded; a repeated file is a duplicate."""
+    """Dropped and unlabelled images are excluded; a repeated file is a duplicate."""
     table = catalog([1] * 10, {1: ["human"], 2: [], 3: ["zebra", "human"]})
     files = table["file_name"].to_pylist()
     files[5] = files[4]
-    table = table.set_column(table.schema.get_field_index("file_name"), "file_name", [files])
+    firsts = [None] * 10
+    firsts[5] = table["image_id"][4].as_py()
+    for name, values in (("file_name", files), ("duplicate_of", firsts)):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(
+            at, table.schema.field(name), pa.chunked_array([values], pa.string())
+        )
     plan = plan_of(table)
     found = {row["image_id"]: (row["state"], row["reason"]) for row in plan.excluded.to_pylist()}
     assert found == {
-        "s001_1": ("excluded", "withheld"),
+        "s001_1": ("excluded", "dropped"),
         "s002_1": ("excluded", "unlabelled"),
-        "s003_1": ("excluded", "withheld"),
+        "s003_1": ("excluded", "dropped"),
         "s005_1": ("duplicate", "same_file"),
     }
     (duplicate,) = [row for row in plan.excluded.to_pylist() if row["state"] == "duplicate"]
@@ -160,7 +159,7 @@ def test_impossible_plans_are_refused() -> None:
     with pytest.raises(ConfigError, match="does not list 'zebra'"):
         plan_of(catalog([1] * 10), replace(PIPELINE, classes=("empty",)))
     with pytest.raises(ConfigError, match="no images are left"):
-        plan_of(catalog([1] * 10), replace(PIPELINE, withheld_categories=("zebra", "empty")))
+        plan_of(catalog([1] * 10), replace(PIPELINE, rules=Rules(drop=("zebra", "empty"))))
 
 
 def test_given_classes_keep_their_order() -> None:

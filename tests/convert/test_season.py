@@ -55,14 +55,14 @@ def test_the_ledger_balances_and_names_every_broken_file(
     ledger = open_dataset(str(converted)).info.ledger
     assert ledger["num_images"] == ledger["num_in_shards"] + len(rejects_of(converted))
     assert ledger["rejected"] == {"empty_file": 1, "missing": 1, "truncated": 1}
-    assert ledger["excluded"] == {"unlabelled": 1, "withheld": 2}
+    assert ledger["excluded"] == {"dropped": 2, "unlabelled": 1}
     stages = {row["reason"]: row["stage"] for row in rejects_of(converted)}
     assert stages == {
         "empty_file": "resize",
         "truncated": "resize",
         "missing": "fetch",
         "unlabelled": "plan",
-        "withheld": "plan",
+        "dropped": "plan",
     }
     assert verify_dataset(str(converted), SerialRunner()).problems == ()
     assert not list(converted.rglob("*.partial"))
@@ -310,7 +310,7 @@ def test_a_task_is_a_pointer(pipeline: SeasonPipeline, tmp_path: Path) -> None:
 
 
 def test_the_real_photographs(shared_data: Path, tmp_path: Path) -> None:
-    """The Serengeti originals: 31 rows = 23 in shards + 3 missing + 4 withheld + 1 unlabelled."""
+    """The Serengeti originals: 31 rows = 23 in shards + 3 missing + 4 dropped + 1 unlabelled."""
     from serengeti_etl.cli import load_pipeline
 
     path = Path(__file__).parents[2] / "pipelines" / "serengeti_mini.py"
@@ -320,7 +320,7 @@ def test_the_real_photographs(shared_data: Path, tmp_path: Path) -> None:
         "num_images": 31,
         "num_in_shards": 23,
         "rejected": {"missing": 3},
-        "excluded": {"unlabelled": 1, "withheld": 4},
+        "excluded": {"dropped": 4, "unlabelled": 1},
         "duplicates": {},
     }
     assert verify_dataset(str(tmp_path / "mini"), SerialRunner()).problems == ()

@@ -1,0 +1,60 @@
+"""A scratch database on disk for joining and sorting label rows in bounded memory.
+
+DuckDB, because it alone of pandas, pyarrow, polars, dask.dataframe and itself joins and sorts
+7.2 M images and 7.3 M annotations in the memory that it is given (``benchmarks/catalog.py``).
+Rows come and go as Parquet files.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+
+_MEMORY = "1200MB"
+"""Beyond this DuckDB spills to the scratch folder."""
+
+
+class Database:
+    """A DuckDB database in ``scratch``; use it as a context.
+
+    Args:
+        scratch: local folder for the database and what does not fit in memory.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._connection = duckdb.connect(scratch / "labels.duckdb")
+        self.run(f"SET memory_limit = '{_MEMORY}'")
+        self.run(f"SET temp_directory = {text(scratch / 'spill')}")
+        # Order is asked for where it matters; keeping it elsewhere costs memory.
+        self.run("SET preserve_insertion_order = false")
+        self.run("SET autoinstall_known_extensions = false")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def run(self, sql: str) -> None:
+        """Run one statement."""
+        self._connection.execute(sql)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """All rows of a query, for small answers."""
+        found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
+        return found
+
+    def value(self, sql: str) -> Any:
+        """The one value of a query of one row and one column."""
+        ((value,),) = self.rows(sql)
+        return value
+
+    def write(self, sql: str, path: Path) -> None:
+        """Put the rows of a query into a Parquet file at ``path``."""
+        self.run(f"COPY ({sql}) TO {text(path)} (FORMAT parquet, COMPRESSION zstd)")
+
+
+def text(value: object) -> str:
+    """``value`` as a string literal of SQL."""
+    return "'" + str(value).replace("'", "''") + "'"

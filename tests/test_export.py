@@ -1,0 +1,63 @@
+"""Labels handed on: those of a dataset's shards, with its split, and those of a catalog."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serengeti_etl.cluster import open_runner
+from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.season import convert_season
+from serengeti_etl.dataset.index import open_dataset
+from serengeti_etl.errors import DatasetError
+from serengeti_etl.export import exported_labels, write_labels
+from serengeti_etl.label_catalog import make_label_catalog
+from serengeti_etl.label_config import ColumnSplit
+from tests.catalog_factory import read_file
+
+
+@pytest.fixture(scope="module")
+def dataset(pipeline: SeasonPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn season, converted. Read only."""
+    output = tmp_path_factory.mktemp("export") / "dataset"
+    with open_runner("serial") as runner:
+        convert_season(pipeline, runner, str(output))
+    return output
+
+
+def test_only_what_is_in_shards_is_handed_on_with_its_split(dataset: Path, tmp_path: Path) -> None:
+    """Images, splits and annotations of the export are those of the index."""
+    index = open_dataset(str(dataset)).index()
+    splits = dict(zip(index["image_id"].to_pylist(), index["split"].to_pylist(), strict=True))
+    write_labels(exported_labels(str(dataset)), "coco", str(tmp_path), {})
+    found = read_file(tmp_path, "labels.json")
+    assert {row["image_id"]: row["given_split"] for row in found.images} == splits
+    assert {row["image_id"] for row in found.annotations} <= splits.keys()
+    labels = dict(zip(index["image_id"].to_pylist(), index["labels"].to_pylist(), strict=True))
+    assert {row["image_id"]: row["labels"] for row in found.images} == labels
+
+
+def test_an_exported_dataset_splits_the_same_again(
+    dataset: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """The split travels with the labels: ``ColumnSplit`` makes it again."""
+    write_labels(exported_labels(str(dataset)), "coco", str(tmp_path), {})
+    again = replace(pipeline, source=str(tmp_path), split=ColumnSplit())
+    made = make_label_catalog(again, str(tmp_path / "catalog"))
+    assert made.selection is not None
+    images = made.selection.images
+    index = open_dataset(str(dataset)).index()
+    expected = dict(zip(index["image_id"].to_pylist(), index["split"].to_pylist(), strict=True))
+    assert dict(zip(images["image_id"].to_pylist(), images["split"].to_pylist(), strict=True)) == (
+        expected
+    )
+
+
+def test_one_split_of_it_and_what_is_not_there(dataset: Path, tmp_path: Path) -> None:
+    """``split`` takes its images only; an unknown split and an empty folder are named."""
+    found = exported_labels(str(dataset), "val")
+    assert set(found.images["given_split"].to_pylist()) == {"val"}
+    with pytest.raises(DatasetError, match="no images of split 'tset'"):
+        exported_labels(str(dataset), "tset")
+    with pytest.raises(DatasetError, match=r"no catalog\.parquet at"):
+        exported_labels(str(tmp_path))

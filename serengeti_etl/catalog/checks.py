@@ -23,7 +23,7 @@ class Finding:
         meaning: one sentence for a person: what it is, and what becomes of it.
         unit: what is counted: ``images``, ``sequences``, ``frames`` or ``annotations``.
         count: how many of them.
-        examples: the first three, sorted.
+        examples: a few of them, as a rule the first three, sorted.
     """
 
     name: str
@@ -186,7 +186,7 @@ def _kinds(dropped: tuple[str, ...]) -> Iterator[tuple[str, str, str, str]]:
         yield (
             "withheld",
             "images",
-            f"of the categories {', '.join(dropped)}, which publishers withhold: excluded",
+            f"labelled {' or '.join(dropped)}, which the rules drop: excluded",
             f"SELECT image_id FROM images WHERE list_has_any(labels, [{names}])",
         )
 

@@ -24,7 +24,7 @@ _OPTIONAL = (
     "content_hash",
 )
 
-_COMMON_NAMES = {
+COMMON_NAMES = {
     "file_name": ("file_name", "filename", "filepath", "file_path", "file", "path", "image"),
     "label": ("label", "labels", "category", "species", "class"),
     "site": ("site", "location", "location_id", "station", "camera"),
@@ -74,7 +74,7 @@ def common_columns(header: list[str]) -> CsvColumns | None:
     lower = {one.lower(): one for one in reversed(header)}
     found: dict[str, Any] = {
         field: next((lower[name] for name in names if name in lower), None)
-        for field, names in _COMMON_NAMES.items()
+        for field, names in COMMON_NAMES.items()
     }
     if found["file_name"] is None or found["label"] is None:
         return None

@@ -15,7 +15,7 @@ from serengeti_etl.catalog.coco import read_coco
 from serengeti_etl.catalog.csv_file import read_header
 from serengeti_etl.catalog.database import Database
 from serengeti_etl.catalog.dryad import read_dryad
-from serengeti_etl.catalog.flat_csv import common_columns, read_flat_csv
+from serengeti_etl.catalog.flat_csv import COMMON_NAMES, common_columns, read_flat_csv
 from serengeti_etl.catalog.folders import read_folders
 from serengeti_etl.catalog.hakuna import read_hakuna
 from serengeti_etl.catalog.join import join_rows, read_images
@@ -99,8 +99,13 @@ Reader = Callable[[Store, str, RowWriter], tuple[Finding, ...] | None]
 def _reader(kind: str, columns: CsvColumns | None) -> Reader:
     """The reader of a format."""
 
-    def read_csv(source: Store, name: str, rows: RowWriter) -> None:
-        read_flat_csv(source, name, columns or _named_columns(source, name), rows)
+    def read_csv(source: Store, name: str, rows: RowWriter) -> tuple[Finding, ...]:
+        if columns is not None:
+            read_flat_csv(source, name, columns, rows)
+            return ()
+        guessed = _named_columns(source, name)
+        read_flat_csv(source, name, guessed, rows)
+        return (_guess(guessed),)
 
     readers: dict[str, Reader] = {
         "coco": read_coco,
@@ -123,6 +128,19 @@ def _named_columns(source: Store, name: str) -> CsvColumns:
             "label=...)"
         )
     return columns
+
+
+def _guess(columns: CsvColumns) -> Finding:
+    """Which columns were taken by their names alone, so that a person can disagree."""
+    taken = {field: getattr(columns, field) for field in COMMON_NAMES}
+    names = [field for field, column in taken.items() if column is not None]
+    return Finding(
+        name="guessed columns",
+        meaning="taken by their usual names; say others with columns=CsvColumns(...)",
+        unit="columns",
+        count=len(names),
+        examples=tuple(f"{name} = {taken[name]}" for name in names),
+    )
 
 
 def recognise(source: Store, name: str) -> str:

@@ -80,9 +80,12 @@ def test_usual_column_names_and_other_delimiters_are_recognised(tmp_path: Path, 
     """``filepath`` and ``Species`` need no setting, nor do semicolons, tabs and a BOM."""
     text = "\ufefffilepath,Species,location\n" + 'x.jpg,"zebra, plains",A\n'
     quoted = text.replace('"zebra, plains"', '"zebra; plains"' if mark == ";" else "zebra")
-    (row,) = read(tmp_path, quoted.replace(",", mark)).images
+    found = read(tmp_path, quoted.replace(",", mark))
+    (row,) = found.images
     assert (row["site"], row["file_name"]) == ("A", "x.jpg")
     assert row["labels"] == (["zebra; plains"] if mark == ";" else ["zebra"])
+    guessed = ("file_name = filepath", "label = Species", "site = location")
+    assert found.findings["guessed columns"].examples == guessed
 
 
 @pytest.mark.parametrize(

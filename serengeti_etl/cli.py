@@ -42,17 +42,19 @@ def main() -> None:
         code = REFUSED
     except click.Abort:
         code = _say_interrupted()
-    except SerengetiError as error:
+    except (SerengetiError, OSError) as error:
         code = _say_error(error, debug="--debug" in arguments)
     sys.exit(code if isinstance(code, int) else COMPLETE)
 
 
-def _say_error(error: SerengetiError, *, debug: bool) -> int:
+def _say_error(error: SerengetiError | OSError, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     click.echo(f"serengeti-etl: {error}{notes}", err=True)
-    return INCOMPLETE if isinstance(error, Incomplete) else REFUSED
+    # A full disk or a store that is away may pass; what we refuse on purpose does not.
+    may_pass = isinstance(error, Incomplete) or not isinstance(error, SerengetiError)
+    return INCOMPLETE if may_pass else REFUSED
 
 
 def _say_interrupted() -> int:

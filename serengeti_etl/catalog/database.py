@@ -5,6 +5,8 @@ DuckDB, because it alone of pandas, pyarrow, polars, dask.dataframe and itself j
 Rows come and go as Parquet files.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,11 +21,15 @@ class Database:
 
     Args:
         scratch: local folder for the database and what does not fit in memory.
+
+    Raises:
+        OSError: the scratch folder is full, or cannot be written.
     """
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._connection = duckdb.connect(scratch / "labels.duckdb")
+        with _scratch_errors(scratch):
+            self._connection = duckdb.connect(scratch / "labels.duckdb")
         self.run(f"SET memory_limit = '{_MEMORY}'")
         self.run(f"SET temp_directory = {text(scratch / 'spill')}")
         # Order is asked for where it matters; keeping it elsewhere costs memory.
@@ -37,12 +43,17 @@ class Database:
         self._connection.close()
 
     def run(self, sql: str) -> None:
-        """Run one statement."""
-        self._connection.execute(sql)
+        """Run one statement. Raises as ``rows``."""
+        self.rows(sql)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """All rows of a query, for small answers."""
-        found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
+        """All rows of a query, for small answers.
+
+        Raises:
+            OSError: the scratch folder is full, or cannot be written or read.
+        """
+        with _scratch_errors(self._scratch):
+            found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
         return found
 
     def value(self, sql: str) -> Any:
@@ -53,6 +64,19 @@ class Database:
     def write(self, sql: str, path: Path) -> None:
         """Put the rows of a query into a Parquet file at ``path``."""
         self.run(f"COPY ({sql}) TO {text(path)} (FORMAT parquet, COMPRESSION zstd)")
+
+
+@contextmanager
+def _scratch_errors(scratch: Path) -> Iterator[None]:
+    """DuckDB's faults of disk and memory as an ``OSError`` that says what to do."""
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        told = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"label rows cannot be joined in {scratch} ({told}): set TMPDIR to a folder with as "
+            "much room as the label file has"
+        ) from error
 
 
 def text(value: object) -> str:

@@ -100,7 +100,8 @@ def _read(source: Store, name: str, columns: CsvColumns) -> pd.DataFrame:
 
 def _named(frame: pd.DataFrame, columns: CsvColumns, name: str) -> pd.DataFrame:
     """A row per frame under our own names; a column that the file lacks is filled in."""
-    named = pd.DataFrame({"file_name": frame[list(columns.file_names)].agg(list, axis="columns")})
+    files = [list(row) for row in zip(*(frame[one] for one in columns.file_names), strict=True)]
+    named = pd.DataFrame({"file_name": files}, index=frame.index)
     for field in _OPTIONAL:
         column = getattr(columns, field)
         named[field] = frame[column] if column is not None else ""

@@ -26,6 +26,7 @@ from serengeti_etl.convert.season import Conversion, Progress, convert_season
 from serengeti_etl.dataset.index import open_dataset, read_table
 from serengeti_etl.dataset.verify import verify_dataset
 from serengeti_etl.errors import ConfigError, Incomplete, TooManyFailures
+from serengeti_etl.label_config import Rules, SiteListSplit
 from serengeti_etl.storage import Store
 from tests.conftest import files_below, season_pipeline
 
@@ -77,6 +78,36 @@ def test_no_site_and_no_sequence_is_on_both_sides(converted: Path) -> None:
         assert train
         assert val
         assert not train & val
+
+
+def test_the_split_and_the_annotations_are_written_out(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """splits.json makes the same dataset again, and annotations lie beside the catalog."""
+    dataset = open_dataset(str(converted))
+    listed = json.loads((converted / "splits.json").read_text())
+    for split in dataset.splits:
+        assert set(dataset.index(split)["site"].to_pylist()) <= set(listed["splits"][split])
+    again = replace(pipeline, split=SiteListSplit(url=str(converted / "splits.json")))
+    convert(again, tmp_path / "again")
+    for split in dataset.splits:
+        assert open_dataset(str(tmp_path / "again")).index(split) == dataset.index(split)
+    annotations = read_table(Store(url=str(converted)), "annotations.parquet")
+    catalog = read_table(Store(url=str(converted)), "catalog.parquet")
+    assert set(annotations["image_id"].to_pylist()) <= set(catalog["image_id"].to_pylist())
+
+
+def test_thinning_is_counted_and_the_true_prior_kept(
+    pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """Thinned images are excluded by that rule, and dataset.json has both shares of ``empty``."""
+    rare = replace(pipeline, rules=Rules(max_empty_share=0.05))
+    convert(rare, tmp_path / "thin")
+    info = open_dataset(str(tmp_path / "thin")).info
+    assert info.ledger["excluded"]["thinned"] > 0
+    before, after = (info.priors[key]["shares"] for key in ("before", "after"))
+    assert after.get("empty", 0) <= 0.05 < before["empty"]
+    assert verify_dataset(str(tmp_path / "thin"), SerialRunner()).problems == ()
 
 
 def test_the_webdataset_library_reads_the_same_samples(converted: Path) -> None:

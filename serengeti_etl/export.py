@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serengeti_etl.catalog.camtrap_dp_writer import CamtrapDpSettings, write_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
+from serengeti_etl.catalog.camtrap_dp.writer import write_camtrap_dp
 from serengeti_etl.catalog.coco_writer import write_coco
 from serengeti_etl.catalog.csv_file import iter_csv
 from serengeti_etl.dataset.index import (

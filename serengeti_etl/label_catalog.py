@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from serengeti_etl.catalog.camtrap_dp_schema import validate_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.schema import validate_camtrap_dp
 from serengeti_etl.catalog.checks import Finding
 from serengeti_etl.catalog.read import Labels, read_labels
 from serengeti_etl.catalog.selection import SPLITS_FILE, Selection, select_images, splits_json

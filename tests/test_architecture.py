@@ -35,7 +35,7 @@ HOMES = {
     "dask": {"cluster.py"},
     "distributed": {"cluster.py"},
     "duckdb": {"catalog/database.py"},
-    "frictionless": {"catalog/camtrap_dp_schema.py"},
+    "frictionless": {"catalog/camtrap_dp/schema.py"},
     "pyvips": {"convert/resize.py"},
     "webdataset": {"load/webdataset.py"},
     "torchvision": {"train/model.py"},

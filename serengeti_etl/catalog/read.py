@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serengeti_etl.catalog import checks, dryad, hakuna
-from serengeti_etl.catalog.camtrap_dp import read_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.reader import read_camtrap_dp
 from serengeti_etl.catalog.checks import Finding, Overview
 from serengeti_etl.catalog.coco import read_coco
 from serengeti_etl.catalog.csv_file import read_header

@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serengeti_etl.catalog import checks
-from serengeti_etl.catalog.camtrap_dp import read_camtrap_dp
-from serengeti_etl.catalog.camtrap_dp_schema import validate_camtrap_dp
-from serengeti_etl.catalog.camtrap_dp_writer import CamtrapDpSettings, write_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.reader import read_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.schema import validate_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
+from serengeti_etl.catalog.camtrap_dp.writer import write_camtrap_dp
 from serengeti_etl.catalog.checks import Finding
 from serengeti_etl.catalog.database import Database
 from serengeti_etl.catalog.join import join_rows, read_images
@@ -848,6 +849,15 @@ def test_the_same_catalog_gives_the_same_bytes(camtrap_data: Path, tmp_path: Pat
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_datapackage_json_is_written_last(tmp_path: Path) -> None:
+    """A package that could not be finished has no datapackage.json."""
+    (tmp_path / "observations.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write(made_catalog([IMAGE], [LABEL]), tmp_path)
+    assert (tmp_path / "media.csv").is_file()
+    assert not (tmp_path / "datapackage.json").exists()
+
+
 # Any text but what means "not known" to a reader.
 WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\x1d"), min_size=1)
 WORD = WORD.filter(lambda word: word.strip().lower() not in UNKNOWN)
@@ -906,7 +916,7 @@ def annotation_row(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(image_rows(), st.lists(annotation_row(), max_size=6), st.randoms(use_true_random=False))
 def test_what_was_written_reads_back_the_same(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], rng: random.Random

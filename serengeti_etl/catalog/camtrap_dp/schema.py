@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from serengeti_etl.catalog.camtrap_dp import TABLES, CamtrapPackage, open_package
+from serengeti_etl.catalog.camtrap_dp.package import CamtrapPackage, open_package
+from serengeti_etl.catalog.camtrap_dp.words import TABLES
 from serengeti_etl.catalog.checks import Finding
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.storage import Store

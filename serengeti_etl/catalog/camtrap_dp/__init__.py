@@ -1,0 +1,1 @@
+"""Camtrap DP, the exchange format of camera-trap platforms: read, validated, written."""

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
+from serengeti_etl.catalog.camtrap_dp.words import DATA_PACKAGE
 from serengeti_etl.catalog.camtrap_dp.writer import write_camtrap_dp
 from serengeti_etl.catalog.coco_writer import write_coco
 from serengeti_etl.catalog.csv_file import iter_csv
@@ -107,18 +108,18 @@ def write_labels(labels: ExportedLabels, kind: str, output: str, place: Mapping[
         ConfigError: Camtrap DP needs a place for each site, and one has none.
         CatalogError: the CSV of sites cannot be read.
     """
-    store = Store(url=output)
+    store, annotations = Store(url=output), labels.iter_annotations()
+    num_images = labels.images.num_rows
     if kind == "coco":
-        num = write_coco(labels.images, labels.iter_annotations(), store, COCO_FILE)
-        left_out = f"{num:,} annotations of whole sequences were left out" if num else ""
-        what = COCO_FILE
+        num = write_coco(labels.images, annotations, store, COCO_FILE)
+        what, left_out = COCO_FILE, f"{num:,} annotations of whole sequences"
     else:
         settings = _camtrap_dp_settings(labels, place)
-        num = write_camtrap_dp(labels.images, labels.iter_annotations(), store, settings)
-        left_out = f"{num:,} images without date and time were left out" if num else ""
-        what = "datapackage.json"
-    said = f"written: {output.rstrip('/')}/{what}, {labels.images.num_rows:,} images"
-    return f"{said}; {left_out}" if left_out else said
+        num = write_camtrap_dp(labels.images, annotations, store, settings)
+        what, left_out = DATA_PACKAGE, f"{num:,} images without date and time"
+        num_images -= num
+    said = f"written: {output.rstrip('/')}/{what}, {num_images:,} images"
+    return f"{said}; left out: {left_out}" if num else said
 
 
 def _camtrap_dp_settings(labels: ExportedLabels, place: Mapping[str, Any]) -> CamtrapDpSettings:

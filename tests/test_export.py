@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from serengeti_etl.cluster import open_runner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.season import convert_season
 from serengeti_etl.dataset.index import open_dataset
-from serengeti_etl.errors import DatasetError
+from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.export import exported_labels, write_labels
 from serengeti_etl.label_catalog import make_label_catalog
 from serengeti_etl.label_config import ColumnSplit
@@ -61,3 +62,36 @@ def test_one_split_of_it_and_what_is_not_there(dataset: Path, tmp_path: Path) ->
         exported_labels(str(dataset), "tset")
     with pytest.raises(DatasetError, match=r"no catalog\.parquet at"):
         exported_labels(str(tmp_path))
+
+
+def test_the_real_labels_go_round_by_camtrap_dp(shared_data: Path, tmp_path: Path) -> None:
+    """LILA's mini file, exported and read again, is the same but for what has no time."""
+    labels, source = "SnapshotSerengeti_mini_v2_1.json", str(shared_data / "serengeti")
+    season = SeasonPipeline(name="mini", source=source, labels=labels)
+    make_label_catalog(season, str(tmp_path / "catalog"))
+    place = {"utc_offset": "+03:00", "latitude": -2.33, "longitude": 34.83, "sites": None}
+    exported = exported_labels(str(tmp_path / "catalog"))
+    said = write_labels(exported, "camtrap_dp", str(tmp_path / "package"), place)
+    assert "30 images; left out: 1 images without date and time" in said
+    before, after = read_file(Path(source), labels), read_file(tmp_path, "package")
+    dated = [row for row in before.images if row["datetime"]]
+    assert after.images == dated
+    ids = {row["image_id"] for row in dated}
+    assert after.annotations == [row for row in before.annotations if row["image_id"] in ids]
+
+
+def test_places_of_sites_come_from_a_csv(tmp_path: Path, season: Path) -> None:
+    """Each site's coordinates are taken from the table, and a site that it lacks is named."""
+    pipeline = SeasonPipeline(name="p", source=str(season), labels="labels.json")
+    make_label_catalog(pipeline, str(tmp_path / "catalog"))
+    exported = exported_labels(str(tmp_path / "catalog"))
+    sites = sorted(set(exported.images["site"].to_pylist()))
+    rows = [f"{site},{-2 - at / 10},34.5" for at, site in enumerate(sites)]
+    (tmp_path / "sites.csv").write_text("\n".join(["site,latitude,longitude", *rows]) + "\n")
+    place: dict[str, Any] = {"utc_offset": "+03:00", "latitude": None, "longitude": None}
+    place["sites"] = str(tmp_path / "sites.csv")
+    write_labels(exported, "camtrap_dp", str(tmp_path / "package"), place)
+    assert f",{sites[1]},,-2.1,34.5," in (tmp_path / "package" / "deployments.csv").read_text()
+    (tmp_path / "sites.csv").write_text("\n".join(["site,latitude,longitude", *rows[1:]]) + "\n")
+    with pytest.raises(ConfigError, match=f"site '{sites[0]}' has no coordinates"):
+        write_labels(exported, "camtrap_dp", str(tmp_path / "other"), place)

@@ -282,6 +282,8 @@ def test_folder_zip_and_json_are_the_same(camtrap_data: Path, tmp_path: Path, fo
     with zipfile.ZipFile(tmp_path / "example.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in (camtrap_data / "example").iterdir():
             archive.write(path, folder + path.name)
+        if not folder:
+            archive.writestr("draft/datapackage.json", "{}")  # the one at the root counts
     assert read(tmp_path, "example.zip") == there
 
 
@@ -534,6 +536,7 @@ RESOURCES: list[dict[str, Any]] = package().description["resources"]
             "observations.csv, row 3: bboxX is 'left', but it must be a number",
         ),
         (written("media.csv", ""), "media.csv is empty"),
+        (written("media.csv", texts([MEDIA]) + "\n,d1,,,,\n"), "media.csv, row 4 has no mediaID"),
         (
             written("media.csv", texts([MEDIA]) + "m2,d1"),
             "ends in the middle of a row: 2 of 6 cells",
@@ -800,6 +803,34 @@ def test_a_written_datapackage_fits_its_profile(camtrap_data: Path, tmp_path: Pa
     assert description["temporal"] == {"start": "2010-08-19", "end": "2010-08-19"}
     assert description["spatial"] == {"type": "MultiPoint", "coordinates": [[34.5, -2.25]]}
     assert description["licenses"][0] == {"name": "CC-BY-4.0", "scope": "data"}
+
+
+def test_seasons_and_sites_that_look_alike_are_deployments_of_their_own(tmp_path: Path) -> None:
+    """Names with the sign that joins season and site do not make two deployments one."""
+    places = [("a#b", "c"), ("a", "b#c"), (None, "a#c"), ("a", "c"), ("a%23b", "c")]
+    images = [
+        IMAGE | {"key": f"i{at}", "image_id": f"i{at}", "season": season, "site": site}
+        for at, (season, site) in enumerate(places)
+    ]
+    found = made_catalog(images, [])
+    write(found, tmp_path)
+    assert len(rows_of(tmp_path, "deployments")) == len(places)
+    assert read(tmp_path).images == found.images
+
+
+def test_what_a_column_may_not_hold_goes_into_a_tag(camtrap_data: Path, tmp_path: Path) -> None:
+    """Boxes without area or beyond the edge, and odd words and numbers, leave a package valid."""
+    values = [(0.1, 0.1, 0.0, 0.5), (-0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.5, 1.5)]
+    odd = {"count": "007", "sex": "hen", "life_stage": "pup", "probability": 1.5}
+    labels = [
+        LABEL | odd | dict(zip(BBOX, box, strict=True)) | {"bbox_unit": "share"} for box in values
+    ]
+    labels.append(LABEL | dict(zip(BBOX, (1.0, 2.0, 3.0, 4.0), strict=True)) | {"bbox_unit": "px"})
+    found = made_catalog([IMAGE | {"width": None}], labels)
+    write(found, tmp_path)
+    assert read(tmp_path).annotations == found.annotations
+    schemas = Store(url=str(camtrap_data / "schema_1.0.2"))
+    assert validate_camtrap_dp(Store(url=str(tmp_path)), "", schemas) == ()
 
 
 def test_images_without_a_time_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def _add(
         return
     try:
         add(columns(value))
+    except CatalogError:  # says it better; it is a ValueError too
+        raise
     except KeyError as error:
         bad = next(entry for entry in value if error.args[0] not in entry)
         raise CatalogError(

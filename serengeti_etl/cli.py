@@ -136,6 +136,13 @@ def catalog(  # noqa: PLR0913 - one parameter per option
 @click.option("--latitude", type=float, help="Of sites that --sites does not list, in degrees.")
 @click.option("--longitude", type=float, help="Likewise.")
 @click.option("--sites", help="CSV with the columns site, latitude and longitude.")
+@click.option("--contributor", default="unknown", show_default=True, help="Who made the data.")
+@click.option(
+    "--sampling-design",
+    default="opportunistic",
+    show_default=True,
+    help="How sites were chosen, in the words of Camtrap DP.",
+)
 @_debug
 def export(
     url: str,

@@ -35,11 +35,13 @@ class ExportedLabels:
         name: of the dataset, or of the catalog's folder.
         store: where catalog and annotations lie.
         images: rows of ``CATALOG_SCHEMA``. Those of a dataset bear its split as ``given_split``.
+        licence: of the photographs, where a dataset tells; else "".
     """
 
     name: str
     store: Store
     images: pa.Table
+    licence: str = ""
 
     def iter_annotations(self) -> Iterator[pa.RecordBatch]:
         """The annotations of these images, in order, part by part."""
@@ -72,16 +74,17 @@ def exported_labels(url: str, split: str | None = None) -> ExportedLabels:
             f"no {CATALOG_FILE} at {store.url}: give a dataset, or the folder that "
             "`serengeti-etl catalog` wrote"
         ) from None
-    name = store.url.rstrip("/").rsplit("/", 1)[-1]
+    name, licence = store.url.rstrip("/").rsplit("/", 1)[-1], ""
     if store.exists(DATASET_FILE):
         dataset = Dataset(store)
         name = dataset.info.name
+        licence = str(dataset.info.settings.get("licence", ""))
         catalog = _in_shards(catalog, dataset)
     if split is not None:
         catalog = catalog.filter(pc.field("given_split") == split)
         if catalog.num_rows == 0:
             raise DatasetError(f"{store.url} has no images of split {split!r}")
-    return ExportedLabels(name=name, store=store, images=catalog)
+    return ExportedLabels(name=name, store=store, images=catalog, licence=licence)
 
 
 def _in_shards(catalog: pa.Table, dataset: Dataset) -> pa.Table:
@@ -101,8 +104,8 @@ def write_labels(labels: ExportedLabels, kind: str, output: str, place: Mapping[
         labels: what to write.
         kind: ``coco`` or ``camtrap_dp``.
         output: folder or bucket prefix.
-        place: where and when the cameras stood, for Camtrap DP: ``utc_offset``, ``latitude``,
-            ``longitude`` and ``sites``, the url of a CSV.
+        place: what Camtrap DP demands beside: ``utc_offset``, ``latitude``, ``longitude``,
+            ``sites`` (the url of a CSV), ``contributor`` and ``sampling_design``.
 
     Raises:
         ConfigError: Camtrap DP needs a place for each site, and one has none.
@@ -130,6 +133,9 @@ def _camtrap_dp_settings(labels: ExportedLabels, place: Mapping[str, Any]) -> Ca
         latitude=place["latitude"],
         longitude=place["longitude"],
         site_places=_site_places(place["sites"]) if place["sites"] else {},
+        contributor=place["contributor"],
+        sampling_design=place["sampling_design"],
+        licence=labels.licence,
         created=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
 

@@ -1,5 +1,6 @@
 """Labels handed on: those of a dataset's shards, with its split, and those of a catalog."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from serengeti_etl.export import exported_labels, write_labels
 from serengeti_etl.label_catalog import make_label_catalog
 from serengeti_etl.label_config import ColumnSplit
 from tests.catalog_factory import read_file
+
+PLACE: dict[str, Any] = {
+    "utc_offset": "+03:00",
+    "latitude": None,
+    "longitude": None,
+    "sites": None,
+    "contributor": "Snapshot Serengeti",
+    "sampling_design": "systematicRandom",
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +79,13 @@ def test_the_real_labels_go_round_by_camtrap_dp(shared_data: Path, tmp_path: Pat
     labels, source = "SnapshotSerengeti_mini_v2_1.json", str(shared_data / "serengeti")
     season = SeasonPipeline(name="mini", source=source, labels=labels)
     make_label_catalog(season, str(tmp_path / "catalog"))
-    place = {"utc_offset": "+03:00", "latitude": -2.33, "longitude": 34.83, "sites": None}
+    place = PLACE | {"latitude": -2.33, "longitude": 34.83}
     exported = exported_labels(str(tmp_path / "catalog"))
     said = write_labels(exported, "camtrap_dp", str(tmp_path / "package"), place)
     assert "30 images; left out: 1 images without date and time" in said
+    description = json.loads((tmp_path / "package" / "datapackage.json").read_text())
+    assert description["project"]["samplingDesign"] == "systematicRandom"
+    assert description["contributors"][0]["title"] == "Snapshot Serengeti"
     before, after = read_file(Path(source), labels), read_file(tmp_path, "package")
     dated = [row for row in before.images if row["datetime"]]
     assert after.images == dated
@@ -88,9 +101,11 @@ def test_places_of_sites_come_from_a_csv(tmp_path: Path, season: Path) -> None:
     sites = sorted(set(exported.images["site"].to_pylist()))
     rows = [f"{site},{-2 - at / 10},34.5" for at, site in enumerate(sites)]
     (tmp_path / "sites.csv").write_text("\n".join(["site,latitude,longitude", *rows]) + "\n")
-    place: dict[str, Any] = {"utc_offset": "+03:00", "latitude": None, "longitude": None}
-    place["sites"] = str(tmp_path / "sites.csv")
+    place = PLACE | {"sites": str(tmp_path / "sites.csv")}
     write_labels(exported, "camtrap_dp", str(tmp_path / "package"), place)
+    wrong = place | {"sampling_design": "random"}
+    with pytest.raises(ConfigError, match="sampling_design is 'random'"):
+        write_labels(exported, "camtrap_dp", str(tmp_path / "other"), wrong)
     assert f",{sites[1]},,-2.1,34.5," in (tmp_path / "package" / "deployments.csv").read_text()
     (tmp_path / "sites.csv").write_text("\n".join(["site,latitude,longitude", *rows[1:]]) + "\n")
     with pytest.raises(ConfigError, match=f"site '{sites[0]}' has no coordinates"):

@@ -176,7 +176,7 @@ def test_the_order_of_rows_in_the_file_does_not_matter(tmp_path: Path) -> None:
         ({"categories": None}, "has no categories: it is not a COCO label file"),
         (
             {"annotations": [{"id": 3, "image_id": "S1", "category_id": 99}]},
-            "annotation 3 of image",
+            "labels.json: annotation 3 of image 'S1' is of category 99",
         ),
         ({"annotations": [{"image_id": "S1", "category_id": 99}]}, "99, which the file does not"),
         ({"annotations": [{"category_id": 5}]}, "an annotation lacks 'image_id'"),
@@ -195,6 +195,7 @@ def test_contradictions_are_one_clear_error(
     with pytest.raises(CatalogError) as caught:
         read(tmp_path, value)
     assert message in str(caught.value)
+    assert str(caught.value).count("labels.json") <= 1
     assert "\n" not in str(caught.value)
 
 

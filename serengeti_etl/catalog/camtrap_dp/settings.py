@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 
 from serengeti_etl.errors import ConfigError, require
 
+SAMPLING_DESIGNS = (
+    "simpleRandom",
+    "systematicRandom",
+    "clusteredRandom",
+    "experimental",
+    "targeted",
+    "opportunistic",
+)
+"""The words of Camtrap DP for how sites were chosen."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CamtrapDpSettings:
@@ -24,7 +34,7 @@ class CamtrapDpSettings:
         site_places: latitude and longitude of each site, in degrees.
         contributor: who made the package.
         licence: of labels and photographs, such as ``CC-BY-4.0``; "" says nothing.
-        sampling_design: how sites were chosen, in the words of Camtrap DP.
+        sampling_design: how sites were chosen, one of ``SAMPLING_DESIGNS``.
     """
 
     name: str
@@ -34,14 +44,17 @@ class CamtrapDpSettings:
     latitude: float | None = None
     longitude: float | None = None
     site_places: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    contributor: str = "serengeti-etl"
+    contributor: str = "unknown"
     licence: str = ""
-    sampling_design: str = "systematicRandom"
+    sampling_design: str = "opportunistic"
 
     def __post_init__(self) -> None:
         offset = self.utc_offset
         is_offset = re.fullmatch(r"Z|[+-][01][0-9]:[0-5][0-9]", offset) is not None
         require(is_offset, "utc_offset", offset, "of the form +03:00, or Z")
+        design = self.sampling_design
+        is_known = design in SAMPLING_DESIGNS
+        require(is_known, "sampling_design", design, f"one of {SAMPLING_DESIGNS}")
         is_pair = (self.latitude is None) == (self.longitude is None)
         require(is_pair, "longitude", self.longitude, "given where latitude is, and only there")
         if self.latitude is not None and self.longitude is not None:

@@ -84,9 +84,12 @@ def read_labels(pipeline: SeasonPipeline, scratch: Path) -> Labels:
             raise
         overview = checks.count_all(database)
         odd = checks.find_all(database, pipeline.rules.drop)
+    images = read_images(scratch)
+    # Freed pages that Arrow would keep: what follows needs the room at full size.
+    pa.default_memory_pool().release_unused()
     return Labels(
         labels_format=kind,
-        images=read_images(scratch),
+        images=images,
         annotations_path=scratch / "annotations.parquet",
         overview=overview,
         findings=(*found, *odd),

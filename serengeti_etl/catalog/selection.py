@@ -63,17 +63,7 @@ def select_images(catalog: pa.Table, pipeline: SeasonPipeline) -> Selection:
         CatalogError: the label file does not tell what the split needs.
     """
     exclusions = Exclusions(catalog.num_rows)
-    _exclude_repeats(catalog, exclusions)
-    labels = apply_rules(catalog, pipeline.rules, exclusions)
-    exclusions.exclude(
-        _is_at_two_sites(catalog), "two_sites", "its sequence lies at more than one site"
-    )
-    names = [*SELECTED_SCHEMA.names[1:], "given_split"]
-    at = names.index("labels")
-    images = catalog.select(names).set_column(at, "labels", labels)
-    images = _filter(images, exclusions.kept)
-    if images.num_rows == 0:
-        raise ConfigError("no images are left: every one is excluded by a rule of the pipeline")
+    images = _kept_by_rules(catalog, pipeline, exclusions)
     images = _with_split(images, pipeline, exclusions)
     images, before = _limited(images, pipeline, exclusions)
     images = _thinned(images, pipeline, exclusions)
@@ -82,6 +72,21 @@ def select_images(catalog: pa.Table, pipeline: SeasonPipeline) -> Selection:
         excluded=_name_originals(exclusions.rows(catalog), catalog),
         priors=_priors(before, images),
     )
+
+
+def _kept_by_rules(catalog: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
+    """The images that no rule keeps out, with their new labels."""
+    _exclude_repeats(catalog, exclusions)
+    labels = apply_rules(catalog, pipeline.rules, exclusions)
+    exclusions.exclude(
+        _is_at_two_sites(catalog), "two_sites", "its sequence lies at more than one site"
+    )
+    names = [*SELECTED_SCHEMA.names[1:], "given_split"]
+    images = catalog.select(names).set_column(names.index("labels"), "labels", labels)
+    images = _filter(images, exclusions.kept)
+    if images.num_rows == 0:
+        raise ConfigError("no images are left: every one is excluded by a rule of the pipeline")
+    return images
 
 
 def splits_json(selection: Selection, pipeline: SeasonPipeline) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""LILA's COCO Camera Traps v2.1 and plain COCO: label files read, of any size, and written.
+"""LILA's COCO Camera Traps v2.1 and plain COCO: label files of any size, read.
 
 Source of the format: lila.science "COCO Camera Traps"; its quirks as met in Snapshot Serengeti:
 bare ``NaN``, ``"unknown"`` for location and datetime, width −1, season only on annotations, labels
 of a sequence copied to each of its frames, counts that are text, numbers or bins.
 """
 
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serengeti_etl.catalog.json_stream import iter_members
+from serengeti_etl.catalog.label_file import open_label_file, open_label_zip
 from serengeti_etl.catalog.rows import RowWriter, known
 from serengeti_etl.catalog.seq_ids import places_of, plain_seasons
 from serengeti_etl.catalog.table import BEHAVIOURS, image_keys
@@ -31,10 +31,10 @@ def read_coco(source: Store, name: str, rows: RowWriter) -> None:
     Raises:
         CatalogError: it is not such a file, is cut, or an annotation's category is not listed.
     """
-    with open_json(source, name) as file:
+    with _open_json(source, name) as file:
         names = _categories(file, name)
     found = set()
-    with open_json(source, name) as file:
+    with _open_json(source, name) as file:
         for key, value in iter_members(file, name):
             found.add(key)
             if key == "images":
@@ -48,27 +48,22 @@ def read_coco(source: Store, name: str, rows: RowWriter) -> None:
 
 
 @contextmanager
-def open_json(source: Store, name: str) -> Iterator[BinaryIO]:
+def _open_json(source: Store, name: str) -> Iterator[BinaryIO]:
     """The JSON file ``name``, or the only one in the zip ``name``, open for reading.
 
     Raises:
         CatalogError: there is no such file, or the zip is damaged or holds another number.
     """
-    try:
-        with source.at(name).open_input("") as file:
-            if not name.lower().endswith(".zip"):
-                yield file
-                return
-            with zipfile.ZipFile(file) as archive:
-                found = [one for one in archive.namelist() if one.lower().endswith(".json")]
-                if len(found) != 1:
-                    raise CatalogError(f"{name} must hold exactly one .json, but holds {found[:3]}")
-                with archive.open(found[0]) as member:
-                    yield member  # type: ignore[misc]
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {source.at(name).url}") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise CatalogError(f"{name} is a damaged zip ({error}); fetch it again") from error
+    if not name.lower().endswith(".zip"):
+        with open_label_file(source, name) as file:
+            yield file
+        return
+    with open_label_zip(source, name) as archive:
+        found = [one for one in archive.namelist() if one.lower().endswith(".json")]
+        if len(found) != 1:
+            raise CatalogError(f"{name} must hold exactly one .json, but holds {found[:3]}")
+        with archive.open(found[0]) as member:
+            yield member  # type: ignore[misc]
 
 
 def _categories(file: BinaryIO, name: str) -> dict[Any, str]:
@@ -190,7 +185,7 @@ def _boxes(annotations: list[Entry]) -> dict[str, pa.Array]:
     sides = zip(*boxes, strict=True)
     names = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
     columns = {name: pa.array(side, pa.float64()) for name, side in zip(names, sides, strict=True)}
-    units = ["px" if "bbox" in one else "share" for one in annotations]
+    units = ["px" if one.get("bbox") else "share" for one in annotations]
     known = pc.is_valid(columns["bbox_x"])
     unit = pc.if_else(known, pa.array(units, pa.string()), pa.scalar(None, pa.string()))
     return columns | {"bbox_unit": unit}

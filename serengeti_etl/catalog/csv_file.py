@@ -4,9 +4,11 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from serengeti_etl.catalog.label_file import open_label_file
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 
@@ -40,16 +42,30 @@ def iter_csv(
             type.
     """
     header, delimiter = _header(source, name)
-    require_columns(header, list(types), name)
+    _require_columns(header, list(types), name)
     wanted = types | {one: rest for one in header if rest is not None and one not in types}
     try:
-        with source.at(name).open_input("") as file:
+        with open_label_file(source, name) as file:
             yield from _parts(file, wanted, delimiter)
     except pa.ArrowInvalid as error:
         raise CatalogError(f"{name}: {_one_line(error)}; mend that row, or fetch again") from error
 
 
-def require_columns(header: Sequence[str], columns: Sequence[str], name: str) -> None:
+def read_csv(source: Store, name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The named columns of a CSV as text, whole; the index is the row, where the header is row 1.
+
+    Raises:
+        CatalogError: as ``iter_csv``; or there are no rows.
+    """
+    parts = list(iter_csv(source, name, dict.fromkeys(columns, pa.string())))
+    if not parts:
+        raise CatalogError(f"{name} has a header and no rows: the label file lists no images")
+    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    frame.index += 2
+    return frame
+
+
+def _require_columns(header: Sequence[str], columns: Sequence[str], name: str) -> None:
     """Nothing, if all ``columns`` are there.
 
     Raises:
@@ -65,11 +81,8 @@ def require_columns(header: Sequence[str], columns: Sequence[str], name: str) ->
 
 def _header(source: Store, name: str) -> tuple[list[str], str]:
     """Column names and the delimiter, the one of comma, semicolon and tab that cuts most."""
-    try:
-        with source.at(name).open_input("") as file:
-            head = file.read(_MAX_HEADER_NUM_BYTES)
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {source.at(name).url}") from None
+    with open_label_file(source, name) as file:
+        head = file.read(_MAX_HEADER_NUM_BYTES)
     line = head.decode("utf-8-sig", errors="replace").lstrip("\r\n")
     if not line:
         raise CatalogError(f"{name} is empty: give a CSV with a header line")

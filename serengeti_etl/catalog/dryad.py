@@ -8,7 +8,7 @@ it does not list have no label.
 import pandas as pd
 import pyarrow as pa
 
-from serengeti_etl.catalog.csv_file import iter_csv
+from serengeti_etl.catalog.csv_file import read_csv
 from serengeti_etl.catalog.rows import RowWriter
 from serengeti_etl.catalog.table import BEHAVIOURS, image_keys
 from serengeti_etl.errors import CatalogError
@@ -36,24 +36,16 @@ def read_dryad(source: Store, name: str, rows: RowWriter) -> None:
     """
     folder = source.at(name.removesuffix(CONSENSUS).removesuffix(IMAGES).rstrip("/"))
     columns = (*_CONSENSUS_COLUMNS, *_BEHAVIOUR_COLUMNS.values())
-    consensus = _read(folder, CONSENSUS, columns)
+    consensus = read_csv(folder, CONSENSUS, columns)
     events = consensus[["CaptureEventID", "DateTime", "SiteID"]].drop_duplicates()
     repeated = events["CaptureEventID"][events["CaptureEventID"].duplicated()]
     if len(repeated):
         raise CatalogError(
             f"{CONSENSUS}: the rows of {repeated.iloc[0]!r} differ in DateTime or SiteID: mend them"
         )
-    images = _read(folder, IMAGES, ("CaptureEventID", "URL_Info"))
+    images = read_csv(folder, IMAGES, ("CaptureEventID", "URL_Info"))
     rows.add_images(_image_columns(images.merge(events, on="CaptureEventID", how="left")))
     rows.add_annotations(_annotation_columns(consensus))
-
-
-def _read(folder: Store, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    parts = list(iter_csv(folder, name, dict.fromkeys(columns, pa.string())))
-    if not parts:
-        raise CatalogError(f"{name} has a header and no rows: fetch it again")
-    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
-    return frame
 
 
 def _image_columns(images: pd.DataFrame) -> dict[str, object]:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from serengeti_etl.catalog.csv_file import iter_csv, read_header, require_columns
+from serengeti_etl.catalog.csv_file import read_csv
 from serengeti_etl.catalog.rows import RowWriter, known
 from serengeti_etl.catalog.table import image_keys
 from serengeti_etl.errors import CatalogError
@@ -44,7 +44,9 @@ def read_flat_csv(source: Store, name: str, columns: CsvColumns, rows: RowWriter
     Raises:
         CatalogError: a named column is missing, a row is cut, or two rows of one image disagree.
     """
-    frame = _named(_read(source, name, columns), columns, name)
+    wanted = [*columns.file_names, columns.label]
+    wanted += [one for field in _OPTIONAL if (one := getattr(columns, field)) is not None]
+    frame = _named(read_csv(source, name, wanted), columns, name)
     images = frame.drop_duplicates(list(_IMAGE_COLUMNS))
     _refuse_disagreement(images, name)
     files = pa.array(images["file_name"], pa.string())
@@ -83,19 +85,6 @@ def common_columns(header: list[str]) -> CsvColumns | None:
 
 _TEXT_COLUMNS = ("site", "season", "seq_id", "datetime", "given_split", "content_hash")
 _IMAGE_COLUMNS = ("file_name", "image_id", "frame_num", *_TEXT_COLUMNS)
-
-
-def _read(source: Store, name: str, columns: CsvColumns) -> pd.DataFrame:
-    """The named columns as text; the index is the row of the file, where the header is row 1."""
-    wanted = [*columns.file_names, columns.label]
-    wanted += [one for field in _OPTIONAL if (one := getattr(columns, field)) is not None]
-    require_columns(read_header(source, name), wanted, name)
-    parts = list(iter_csv(source, name, dict.fromkeys(wanted, pa.string())))
-    if not parts:
-        raise CatalogError(f"{name} has a header and no rows: the label file lists no images")
-    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
-    frame.index += 2
-    return frame
 
 
 def _named(frame: pd.DataFrame, columns: CsvColumns, name: str) -> pd.DataFrame:

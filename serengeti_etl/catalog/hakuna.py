@@ -7,10 +7,11 @@ column of 0 and 1 per category. Site and season stand in the seq_id.
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serengeti_etl.catalog.csv_file import iter_csv, read_header, require_columns
+from serengeti_etl.catalog.csv_file import iter_csv
 from serengeti_etl.catalog.rows import RowWriter, known
 from serengeti_etl.catalog.seq_ids import places_of
 from serengeti_etl.catalog.table import image_keys
@@ -27,7 +28,6 @@ def read_hakuna(source: Store, name: str, rows: RowWriter) -> None:
         CatalogError: one of the two is missing, lacks a column, or holds another value than 0 or 1.
     """
     folder = source.at(name.removesuffix(METADATA).removesuffix(LABELS).rstrip("/"))
-    require_columns(read_header(folder, LABELS), ["seq_id"], LABELS)
     for part in iter_csv(folder, METADATA, dict.fromkeys(_METADATA_COLUMNS, pa.string())):
         rows.add_images(_image_columns(part))
     seen: list[pa.ChunkedArray] = []
@@ -68,13 +68,15 @@ def _annotation_columns(part: pa.Table) -> Iterator[dict[str, object]]:
         }
 
 
-def _refuse_other_numbers(part: pa.Table, categories: list[str], flags: object) -> None:
-    bad = np.argwhere(np.asarray(flags) >> 1)
+def _refuse_other_numbers(
+    part: pa.Table, categories: list[str], flags: npt.NDArray[np.int8]
+) -> None:
+    bad = np.argwhere(flags >> 1)
     if len(bad):
         row, column = bad[0]
         raise CatalogError(
             f"{LABELS}: {categories[column]} of {part['seq_id'][row].as_py()!r} is "
-            f"{flags[row, column]}, but labels are 0 or 1: mend that row"  # type: ignore[index]
+            f"{flags[row, column]}, but labels are 0 or 1: mend that row"
         )
 
 

@@ -1,15 +1,14 @@
 """A pipeline's label file, whatever its format, as one catalog with what is odd about it."""
 
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from serengeti_etl.catalog import checks, dryad, hakuna
 from serengeti_etl.catalog.camtrap_dp.reader import read_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.words import DATA_PACKAGE
 from serengeti_etl.catalog.checks import Finding, Overview
 from serengeti_etl.catalog.coco import read_coco
 from serengeti_etl.catalog.csv_file import read_header
@@ -19,13 +18,13 @@ from serengeti_etl.catalog.flat_csv import COMMON_NAMES, common_columns, read_fl
 from serengeti_etl.catalog.folders import read_folders
 from serengeti_etl.catalog.hakuna import read_hakuna
 from serengeti_etl.catalog.join import join_rows, read_images
+from serengeti_etl.catalog.label_file import open_label_file, open_label_zip
 from serengeti_etl.catalog.rows import RowWriter
 from serengeti_etl.config import FORMATS, SeasonPipeline
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.label_config import CsvColumns
 from serengeti_etl.storage import Store
 
-_DATA_PACKAGE = "datapackage.json"
 _HEAD_NUM_BYTES = 1 << 16
 
 # What other tools write, and people try: said plainly instead of failing on a missing key.
@@ -54,11 +53,6 @@ class Labels:
     annotations_path: Path
     overview: Overview
     findings: tuple[Finding, ...]
-
-    def iter_annotations(self) -> Iterator[pa.RecordBatch]:
-        """The annotations in order, part by part."""
-        with pq.ParquetFile(self.annotations_path) as file:
-            yield from file.iter_batches(use_threads=False)
 
 
 def read_labels(pipeline: SeasonPipeline, scratch: Path) -> Labels:
@@ -163,12 +157,15 @@ def recognise(source: Store, name: str) -> str:
         return _of_folder(source.at(name))
     if not source.at(name).exists(""):
         raise CatalogError(f"there is no label file {source.at(name).url}")
-    raise _unknown(name, "its name does not end in .json, .zip or .csv")
+    raise CatalogError(
+        f"{name} is of no known format (its name does not end in .json, .zip or .csv): give a "
+        f"label file, or say its format with labels_format, one of {', '.join(FORMATS)}"
+    )
 
 
 def _of_folder(folder: Store) -> str:
     for file, kind in (
-        (_DATA_PACKAGE, "camtrap_dp"),
+        (DATA_PACKAGE, "camtrap_dp"),
         (hakuna.METADATA, "hakuna"),
         (dryad.CONSENSUS, "dryad"),
     ):
@@ -178,25 +175,17 @@ def _of_folder(folder: Store) -> str:
 
 
 def _of_zip(source: Store, name: str) -> str:
-    try:
-        with source.at(name).open_input("") as file, zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {source.at(name).url}") from None
-    except zipfile.BadZipFile as error:
-        raise CatalogError(f"{name} is a damaged zip ({error}); fetch it again") from error
-    if any(member.split("/")[-1] == _DATA_PACKAGE for member in members):
+    with open_label_zip(source, name) as archive:
+        members = archive.namelist()
+    if any(member.split("/")[-1] == DATA_PACKAGE for member in members):
         return "camtrap_dp"
     return "coco"
 
 
 def _of_json(source: Store, name: str) -> str:
     """By the keys that stand in its first part, for it may be larger than memory."""
-    try:
-        with source.at(name).open_input("") as file:
-            head = file.read(_HEAD_NUM_BYTES).decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {source.at(name).url}") from None
+    with open_label_file(source, name) as file:
+        head = file.read(_HEAD_NUM_BYTES).decode("utf-8", errors="replace")
     if '"resources"' in head and '"images"' not in head:
         return "camtrap_dp"
     for key, what in _NOT_LABELS:
@@ -217,14 +206,7 @@ def _of_csv(header: list[str], name: str) -> str:
     if {"CaptureEventID", "Species"} <= columns or {"CaptureEventID", "URL_Info"} <= columns:
         return "dryad"
     if "deploymentID" in columns:
-        raise CatalogError(f"{name} is a table of a Camtrap DP: give its {_DATA_PACKAGE}")
+        raise CatalogError(f"{name} is a table of a Camtrap DP: give its {DATA_PACKAGE}")
     if "capture_id" in columns:
         raise CatalogError(f"{name} is one of LILA's CSV pair: give the JSON beside it")
     return "csv"
-
-
-def _unknown(name: str, why: str) -> CatalogError:
-    return CatalogError(
-        f"{name} is of no known format ({why}): give a label file, or say its format with "
-        f"labels_format, one of {', '.join(FORMATS)}"
-    )

@@ -214,6 +214,13 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "bad.json.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(CatalogError, match=r"bad\.json\.zip is a damaged zip"):
         read_file(tmp_path, "bad.json.zip")
+    with zipfile.ZipFile(tmp_path / "flipped.json.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.json", " ".join(str(at * at) for at in range(3000)))
+    content = bytearray((tmp_path / "flipped.json.zip").read_bytes())
+    content[100:200] = bytes(100)
+    (tmp_path / "flipped.json.zip").write_bytes(content)
+    with pytest.raises(CatalogError, match=r"flipped\.json\.zip is a damaged zip"):
+        read_file(tmp_path, "flipped.json.zip", labels_format="coco")
     with pytest.raises(CatalogError, match=r"no label file .*nowhere\.json"):
         read_file(tmp_path, "nowhere.json")
     with pytest.raises(CatalogError, match="does not hold a JSON object"):

@@ -28,6 +28,7 @@ from serengeti_etl.catalog.camtrap_dp.words import (
     UNCLASSIFIED,
     WORDS,
 )
+from serengeti_etl.catalog.label_file import open_label_zip
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 
@@ -127,10 +128,10 @@ def open_package(source: Store, name: str) -> CamtrapPackage:
     Raises:
         CatalogError: there is none, it is damaged, or of a version that is not read.
     """
-    place, in_zip = source.at(name), None
+    place = source.at(name)
+    in_zip = _find_in_zip(source, name) if place.url.lower().endswith(".zip") else None
     name = name or place.url
-    if place.url.lower().endswith(".zip"):
-        in_zip = _find_in_zip(place, name)
+    if in_zip is not None:
         opened = _open(place, in_zip, name)
     elif place.url.lower().endswith(".json"):
         opened = _open(place, None, name)
@@ -170,15 +171,10 @@ def _open(place: Store, in_zip: str | None, label: str) -> Iterator[BinaryIO]:
         raise CatalogError(f"{label}: the zip is damaged ({error}); fetch it again") from error
 
 
-def _find_in_zip(place: Store, name: str) -> str:
+def _find_in_zip(source: Store, name: str) -> str:
     """The one datapackage.json at the root of a zip, or else in one of its folders."""
-    try:
-        with place.open_input("") as file, zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-    except FileNotFoundError:
-        raise CatalogError(f"there is no label file {place.url}") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise CatalogError(f"{name} is a damaged zip ({error}); fetch it again") from error
+    with open_label_zip(source, name) as archive:
+        members = archive.namelist()
     found = [one for one in members if re.fullmatch(rf"([^/]+/)?{DATA_PACKAGE}", one)]
     if DATA_PACKAGE in found:
         return DATA_PACKAGE

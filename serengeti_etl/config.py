@@ -5,6 +5,7 @@ discovers at hour three what was wrong at second one.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,17 +148,20 @@ class SeasonPipeline:
 
     def deciding_settings(self) -> dict[str, Any]:
         """The settings that decide output bytes, as plain values; ``source`` is not among them."""
-        return {
+        settings = {
             "name": self.name,
             "split": {"kind": type(self.split).__name__} | dataclasses.asdict(self.split),
             "rules": dataclasses.asdict(self.rules),
             "resize": dataclasses.asdict(self.resize),
             "shards": dataclasses.asdict(self.shards),
-            "classes": list(self.classes) if self.classes else None,
+            "classes": self.classes or None,
             "max_sequences": self.max_sequences,
             "licence": self.licence,
             "citation": self.citation,
         }
+        # As JSON gives them back, so that they equal those of a plan.json: lists, not tuples.
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

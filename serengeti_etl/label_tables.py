@@ -1,9 +1,8 @@
 """What the catalog command shows, as text: what a label file holds, what is odd, how it splits."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -102,27 +101,20 @@ def _frames_text(overview: Overview) -> str:
 def _category_shares_text(images: pa.Table, names: Sequence[str]) -> str:
     """Images of each category in each split, and its share of the split's images."""
     labels = LabelCodes.of(images["labels"])
-    counts: Counter[tuple[str, str]] = Counter()
-    for name in names:
-        is_inside = pc.equal(images["split"], name).to_numpy()
-        sizes = np.bincount(labels.codes[is_inside], minlength=len(labels.combinations))
-        for combination, size in zip(labels.combinations, sizes.tolist(), strict=True):
-            counts.update({(category, name): size for category in combination if size})
+    counts = {name: labels.count(pc.equal(images["split"], name).to_numpy()) for name in names}
     totals = {one["values"]: one["counts"] for one in pc.value_counts(images["split"]).to_pylist()}
     rows = []
-    for category in sorted({category for category, _ in counts}):
-        cells = [(counts.get((category, name), 0), name) for name in names]
+    for category in labels.categories:
+        cells = [(counts[name][category], name) for name in names]
         shares = [cell for count, name in cells for cell in (count, f"{count / totals[name]:.2%}")]
         rows.append((category, *shares))
     columns = [column for name in names for column in (name, f"of {name}")]
-    said = "".join(_missing_text(counts, name) for name in (TRAIN, VAL))
-    return table_text("categories by split", ("category", *columns), rows) + said
-
-
-def _missing_text(counts: Mapping[tuple[str, str], int], split: str) -> str:
-    """The categories that cannot be learnt, or judged, because this split has none of them."""
-    missing = [name for name in sorted({name for name, _ in counts}) if (name, split) not in counts]
-    return f"no images in {split}: {', '.join(missing)}\n\n" if missing else ""
+    text = table_text("categories by split", ("category", *columns), rows)
+    for name in (TRAIN, VAL):
+        # What cannot be learnt, or cannot be judged.
+        missing = [category for category in labels.categories if not counts[name][category]]
+        text += f"no images in {name}: {', '.join(missing)}\n\n" if missing else ""
+    return text
 
 
 def _share_text(selection: Selection) -> str:

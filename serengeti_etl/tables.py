@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from serengeti_etl.catalog.rules import LabelCodes
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import Dataset
@@ -92,11 +93,10 @@ def _num_distinct(table: pa.Table) -> tuple[int, int]:
 
 def _classes_text(table: pa.Table, classes: Sequence[str]) -> str:
     """Images of each class in each split."""
-    labels = table["labels"].combine_chunks()
-    splits = table["split"].take(pc.list_parent_indices(labels)).to_pylist()
-    counts = Counter(zip(splits, pc.list_flatten(labels).to_pylist(), strict=True))
-    names = sorted(set(splits))
-    rows = [(category, *(counts[split, category] for split in names)) for category in classes]
+    labels = LabelCodes.of(table["labels"])
+    names = sorted(pc.unique(table["split"]).to_pylist())
+    counts = [labels.count(pc.equal(table["split"], name).to_numpy()) for name in names]
+    rows = [(category, *(count[category] for count in counts)) for category in classes]
     return table_text("images by class", ("class", *names), rows)
 
 

@@ -5,13 +5,14 @@ None of it is fatal: what makes a catalog ambiguous was refused before.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from serengeti_etl.catalog.database import Database, text
 from serengeti_etl.label_config import EMPTY
 
 EARLIEST = "1990-01-01"
 """No camera trap of today's kind took photographs before."""
+
+_NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +103,12 @@ def find_all(database: Database, dropped: Iterable[str]) -> tuple[Finding, ...]:
 def _findings(database: Database, dropped: tuple[str, ...]) -> Iterator[Finding]:
     for name, unit, meaning, query in _kinds(dropped):
         # The query gives one example per thing to count.
-        count = database.value(f"SELECT count(*) FROM ({query}) AS odd(example)")
+        sql = f"SELECT count(*), min(example, {_NUM_EXAMPLES}) FROM ({query}) AS odd(example)"
+        ((count, examples),) = database.rows(sql)
         if count:
-            found: list[tuple[Any, ...]] = database.rows(
-                f"SELECT example FROM ({query}) AS odd(example) ORDER BY example LIMIT 3"
+            yield Finding(
+                name=name, meaning=meaning, unit=unit, count=count, examples=tuple(examples)
             )
-            examples = tuple(str(example) for (example,) in found)
-            yield Finding(name=name, meaning=meaning, unit=unit, count=count, examples=examples)
 
 
 _POSSIBLE = f"datetime >= '{EARLIEST}' AND datetime <= now()::TIMESTAMP + INTERVAL 1 DAY"
@@ -191,8 +191,8 @@ def _kinds(dropped: tuple[str, ...]) -> Iterator[tuple[str, str, str, str]]:
         )
 
 
-def _repeats(column: str) -> str:
+def _repeats(condition: str) -> str:
     return f"""
         SELECT i.image_id || ' = ' || i.duplicate_of FROM images AS i
             JOIN images AS first ON i.duplicate_of = first.image_id
-        WHERE {column}"""
+        WHERE {condition}"""

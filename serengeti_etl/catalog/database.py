@@ -1,7 +1,7 @@
 """A scratch database on disk for joining and sorting label rows in bounded memory.
 
-DuckDB, because it alone of pandas, pyarrow, polars, dask.dataframe and itself joins and sorts
-7.2 M images and 7.3 M annotations in the memory that it is given (``benchmarks/catalog.py``).
+DuckDB, because beside pandas, pyarrow, polars and dask.dataframe it alone joins and sorts 7.2 M
+images and 7.3 M annotations in the memory that it is given (``benchmarks/catalog.py``).
 Rows come and go as Parquet files.
 """
 

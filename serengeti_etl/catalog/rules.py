@@ -4,6 +4,7 @@ Labels repeat: millions of images bear a few hundred combinations of categories.
 worked out once per combination.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serengeti_etl.catalog.exclusions import Exclusions, Mask
+from serengeti_etl.catalog.exclusions import Exclusions
+from serengeti_etl.catalog.sequences import Mask
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.label_config import EMPTY, Rules
 
@@ -42,6 +44,20 @@ class LabelCodes:
             codes=joined.indices.to_numpy(),
             combinations=tuple(tuple(text.split(_SEPARATOR)) if text else () for text in texts),
         )
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """All that occur, sorted."""
+        return tuple(sorted({name for one in self.combinations for name in one}))
+
+    def count(self, among: Mask | None = None) -> Counter[str]:
+        """Number of images that bear each category, of all or of those where ``among`` is True."""
+        codes = self.codes if among is None else self.codes[among]
+        sizes = np.bincount(codes, minlength=len(self.combinations)).tolist()
+        counts: Counter[str] = Counter()
+        for combination, size in zip(self.combinations, sizes, strict=True):
+            counts.update({name: size for name in combination if size})
+        return counts
 
     def where(self, holds: Callable[[Combination], bool]) -> Mask:
         """True for the images whose combination ``holds``."""
@@ -74,9 +90,9 @@ def apply_rules(
     """
     _exclude_places(catalog, rules, exclusions)
     given = LabelCodes.of(catalog["labels"])
-    _refuse_unknown("rename", rules.rename, {name for one in given.combinations for name in one})
+    _refuse_unknown("rename", rules.rename, set(given.categories))
     renamed = given.changed(lambda one: _renamed(one, rules))
-    occurring = {name for one in renamed.combinations for name in one}
+    occurring = set(renamed.categories)
     _refuse_unknown("keep", rules.keep or (), occurring)
     # Where people are withheld they may be missing from the file too; other names were typed.
     _refuse_unknown("drop", set(rules.drop) - set(Rules().drop), occurring)

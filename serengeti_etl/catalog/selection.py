@@ -1,6 +1,5 @@
 """Which images of a catalog go on, into which split, and what keeps out each of the others."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serengeti_etl.catalog.exclusions import Exclusions, Mask
+from serengeti_etl.catalog.exclusions import Exclusions
 from serengeti_etl.catalog.rules import LabelCodes, apply_rules
-from serengeti_etl.catalog.sequences import differs_within, num_runs, sequence_starts
+from serengeti_etl.catalog.sequences import Mask, differs_within, num_runs, sequence_starts
 from serengeti_etl.catalog.splits import (
     TRAIN,
     keyed_digest,
@@ -65,8 +64,8 @@ def select_images(catalog: pa.Table, pipeline: SeasonPipeline) -> Selection:
     exclusions = Exclusions(catalog.num_rows)
     images = _kept_by_rules(catalog, pipeline, exclusions)
     images = _with_split(images, pipeline, exclusions)
-    images, before = _limited(images, pipeline, exclusions)
-    images = _thinned(images, pipeline, exclusions)
+    before = _limited(images, pipeline, exclusions)
+    images = _thinned(before, pipeline, exclusions)
     return Selection(
         images=images.select(SELECTED_SCHEMA.names).cast(SELECTED_SCHEMA),
         excluded=_name_originals(exclusions.rows(catalog), catalog),
@@ -100,7 +99,7 @@ def splits_json(selection: Selection, pipeline: SeasonPipeline) -> dict[str, Any
     for name in sorted(pc.unique(table["split"]).to_pylist()):
         sites = pc.unique(table["site"].filter(pc.equal(table["split"], name))).to_pylist()
         sides[name] = sorted(sites)
-    settings = json.loads(json.dumps(pipeline.deciding_settings()["split"]))
+    settings = pipeline.deciding_settings()["split"]
     is_disjoint = not shared_sites(table, table["split"]) and all(
         "" not in s for s in sides.values()
     )
@@ -135,8 +134,7 @@ def _name_originals(excluded: pa.Table, catalog: pa.Table) -> pa.Table:
 
 def _is_at_two_sites(catalog: pa.Table) -> Mask:
     """True for the images of sequences that lie at more than one site."""
-    starts = sequence_starts(catalog["seq_id"])
-    return differs_within(catalog["site"], starts)
+    return differs_within(catalog["site"], sequence_starts(catalog["seq_id"]))
 
 
 def _with_split(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
@@ -173,16 +171,14 @@ def _kept_apart(
     return images
 
 
-def _limited(
-    images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions
-) -> tuple[pa.Table, pa.Table]:
-    """The images of at most ``max_sequences`` sequences, twice: to thin, and to compare with."""
-    if pipeline.max_sequences is not None:
-        chosen = _drawn(images["seq_id"], "limit", pipeline)[: pipeline.max_sequences]
-        is_beyond = pc.invert(pc.is_in(images["seq_id"], value_set=pa.array(chosen, pa.string())))
-        exclusions.exclude(is_beyond, "limit", "beyond max_sequences")
-        images = _filter(images, pc.invert(is_beyond))
-    return images, images
+def _limited(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
+    """The images of at most ``max_sequences`` sequences."""
+    if pipeline.max_sequences is None:
+        return images
+    chosen = _drawn(images["seq_id"], "limit", pipeline)[: pipeline.max_sequences]
+    is_beyond = pc.invert(pc.is_in(images["seq_id"], value_set=pa.array(chosen, pa.string())))
+    exclusions.exclude(is_beyond, "limit", "beyond max_sequences")
+    return _filter(images, pc.invert(is_beyond))
 
 
 def _thinned(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
@@ -226,9 +222,6 @@ def _shares(images: pa.Table) -> dict[str, Any]:
     numbers = np.cumsum(sequence_starts(images["seq_id"]), dtype=np.int32)
     labels = LabelCodes.of(images["labels"])
     num_sequences = num_runs(numbers[is_train])
-    counts = {
-        name: num_runs(numbers[is_train & labels.having(name)])
-        for name in sorted({name for one in labels.combinations for name in one})
-    }
+    counts = {name: num_runs(numbers[is_train & labels.having(name)]) for name in labels.categories}
     shares = {name: count / num_sequences for name, count in counts.items() if count}
     return {"num_sequences": num_sequences, "shares": shares}

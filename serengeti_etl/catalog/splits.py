@@ -125,7 +125,7 @@ def _by_fraction(images: pa.Table, split: FractionSplit) -> pa.ChunkedArray:
         num_val = max(1, round(split.val_fraction * len(groups)))
         is_val = np.arange(len(groups)) < num_val
     elif column == "site":
-        is_val = choose_val(_counts(images, column, groups), _ppm(split.val_fraction))
+        is_val = choose_val(_counts(images, groups), _ppm(split.val_fraction))
     else:
         is_val = _evenly(images, groups, _ppm(split.val_fraction))
     sides = {name: VAL if val else TRAIN for name, val in zip(groups, is_val, strict=True)}
@@ -136,15 +136,14 @@ def _ppm(fraction: float) -> int:
     return round(fraction * 1_000_000)
 
 
-def _counts(images: pa.Table, column: str, groups: list[str]) -> Any:
-    """Images of each category (columns) in each group (rows)."""
+def _counts(images: pa.Table, sites: list[str]) -> Any:
+    """Images of each category (columns) at each site (rows)."""
     labels = LabelCodes.of(images["labels"])
-    at_group = pc.index_in(images[column], value_set=pa.array(groups, pa.string())).to_numpy()
+    at_site = pc.index_in(images["site"], value_set=pa.array(sites, pa.string())).to_numpy()
     num = len(labels.combinations)
-    pairs = np.bincount(at_group.astype(np.int64) * num + labels.codes, minlength=len(groups) * num)
-    categories = sorted({name for one in labels.combinations for name in one})
-    bears = [[name in one for name in categories] for one in labels.combinations]
-    return pairs.reshape(len(groups), num) @ np.array(bears, dtype=np.int64).reshape(num, -1)
+    pairs = np.bincount(at_site.astype(np.int64) * num + labels.codes, minlength=len(sites) * num)
+    bears = [[name in one for name in labels.categories] for one in labels.combinations]
+    return pairs.reshape(len(sites), num) @ np.array(bears, dtype=np.int64).reshape(num, -1)
 
 
 def _evenly(images: pa.Table, groups: list[str], val_ppm: int) -> Any:
@@ -166,11 +165,7 @@ def _evenly(images: pa.Table, groups: list[str], val_ppm: int) -> Any:
 
 def _rank_by_rarity(labels: LabelCodes) -> Any:
     """For each combination the rank of its rarest category, the rarest of all being 0."""
-    sizes = np.bincount(labels.codes, minlength=len(labels.combinations))
-    totals: dict[str, int] = {}
-    for combination, size in zip(labels.combinations, sizes.tolist(), strict=True):
-        for name in combination:
-            totals[name] = totals.get(name, 0) + size
+    totals = labels.count()
     ranks = {name: at for at, name in enumerate(sorted(totals, key=lambda n: (totals[n], n)))}
     return np.array(
         [min((ranks[name] for name in one), default=len(ranks)) for one in labels.combinations]

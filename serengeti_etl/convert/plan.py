@@ -6,8 +6,10 @@ shard is a random sample of its split and shuffling over a few shards is as good
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +57,7 @@ class Plan:
         shards: in order; shard i is row group i.
         classes: categories in the order of a model's outputs.
         plan_hash: of everything that decides the dataset's bytes, hexadecimal.
+        priors: as the selection has them.
     """
 
     rows: pa.Table
@@ -62,6 +65,7 @@ class Plan:
     shards: tuple[PlannedShard, ...]
     classes: tuple[str, ...]
     plan_hash: str
+    priors: Mapping[str, Any]
 
     def shard_rows(self, shard: PlannedShard) -> pa.Table:
         """The plan rows of one shard."""
@@ -96,6 +100,7 @@ def make_plan(selection: Selection, pipeline: SeasonPipeline, encoder: str) -> P
         shards=shards,
         classes=classes,
         plan_hash=digest.hexdigest(),
+        priors=selection.priors,
     )
 
 

@@ -1,7 +1,6 @@
 """One season from label file to finished dataset. Read ``convert_season`` first."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -95,10 +94,7 @@ def convert_season(
     """
     store = Store(url=output)
     store.remove_partial()
-    with TemporaryDirectory() as scratch:
-        season = plan_season(pipeline, Path(scratch))
-        _write_plan(store, season, pipeline)
-    plan = season.plan
+    plan, num_images = _plan_on_storage(store, pipeline)
     tally = _Tally(plan, pipeline, on_progress)
     committed = _committed(store, plan)
     for report in committed.values():
@@ -106,7 +102,7 @@ def convert_season(
     todo = [shard for shard in plan.shards if shard.name not in committed]
     outcomes = runner.map(make_shard, _tasks(todo, pipeline, store))
     tally.add_all(outcomes)
-    conversion = _finish(store, season, (pipeline, tally))
+    conversion = _finish(store, plan, num_images, (pipeline, tally))
     store.remove_partial()
     return conversion
 
@@ -139,13 +135,21 @@ def plan_season(pipeline: SeasonPipeline, scratch: Path) -> PlannedSeason:
     return PlannedSeason(labels=labels, selection=selection, plan=plan)
 
 
+def _plan_on_storage(store: Store, pipeline: SeasonPipeline) -> tuple[Plan, int]:
+    """The plan, after writing it, and the images of the catalog: the catalog itself is let go."""
+    with TemporaryDirectory() as scratch:
+        season = plan_season(pipeline, Path(scratch))
+        _write_plan(store, season, pipeline)
+    return season.plan, season.labels.images.num_rows
+
+
 def _write_plan(store: Store, season: PlannedSeason, pipeline: SeasonPipeline) -> None:
     """Put catalog and plan on storage, plan.json last; refuse if another plan is there."""
     plan = season.plan
     record = {
         "plan_hash": plan.plan_hash,
         "encoder": libvips_version(),
-        "settings": json.loads(json.dumps(pipeline.deciding_settings())),
+        "settings": pipeline.deciding_settings(),
     }
     try:
         there = store.read_json(PLAN_SETTINGS_FILE)
@@ -289,14 +293,15 @@ class _Tally:
             )
 
 
-def _finish(store: Store, season: PlannedSeason, run: tuple[SeasonPipeline, _Tally]) -> Conversion:
+def _finish(
+    store: Store, plan: Plan, num_images: int, run: tuple[SeasonPipeline, _Tally]
+) -> Conversion:
     """Compact the index, balance the ledger, write dataset.json."""
     pipeline, tally = run
-    plan = season.plan
     tally.check_whole()
     infos = tuple(tally.infos[shard.name] for shard in plan.shards)
     compact_index(store, infos)
-    ledger = count_ledger(store, season.labels.images.num_rows, infos)
+    ledger = count_ledger(store, num_images, infos)
     ledger.check()
     index = DatasetIndex(
         name=pipeline.name,
@@ -306,7 +311,7 @@ def _finish(store: Store, season: PlannedSeason, run: tuple[SeasonPipeline, _Tal
         settings=pipeline.deciding_settings(),
         versions={"encoder": libvips_version()},
         plan_hash=plan.plan_hash,
-        priors=season.selection.priors,
+        priors=plan.priors,
     )
     index.write(store)
     return Conversion(

@@ -19,9 +19,7 @@ from serengeti_etl.catalog.camtrap_dp.description import data_package
 from serengeti_etl.catalog.camtrap_dp.observations import BATCH_SIZE, Observations, spool
 from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
 from serengeti_etl.catalog.camtrap_dp.tags import quoted, where
-from serengeti_etl.catalog.camtrap_dp.words import (
-    DATA_PACKAGE,
-)
+from serengeti_etl.catalog.camtrap_dp.words import DATA_PACKAGE
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 

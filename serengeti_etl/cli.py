@@ -52,9 +52,14 @@ def _say_error(error: SerengetiError | OSError, *, debug: bool) -> int:
         traceback.print_exception(error)
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     click.echo(f"serengeti-etl: {error}{notes}", err=True)
-    # A full disk or a store that is away may pass; what we refuse on purpose does not.
-    may_pass = isinstance(error, Incomplete) or not isinstance(error, SerengetiError)
-    return INCOMPLETE if may_pass else REFUSED
+    return INCOMPLETE if isinstance(error, Incomplete) or _may_pass(error) else REFUSED
+
+
+def _may_pass(error: SerengetiError | OSError) -> bool:
+    """True for a full disk or a store that is away, not for what is refused or never there."""
+    from serengeti_etl.storage import is_transient
+
+    return not isinstance(error, SerengetiError) and is_transient(error)
 
 
 def _say_interrupted() -> int:
@@ -122,7 +127,8 @@ def catalog(  # noqa: PLR0913 - one parameter per option
     where = output or f"{settings.name}-catalog"
     made = make_label_catalog(settings, where, schemas)
     click.echo(catalog_text(settings.name, made.labels, made.selection), nl=False)
-    click.echo(f"written: {where}/catalog.parquet, annotations.parquet, splits.json")
+    splits = ", splits.json" if made.refusal is None else ""
+    click.echo(f"written: {where}/catalog.parquet, annotations.parquet{splits}")
     if made.refusal is not None:
         raise made.refusal
 

@@ -163,6 +163,10 @@ def test_a_refused_split_still_shows_the_label_file(tmp_path: Path) -> None:
     assert "the label file does not name the site of every image" in shown.stderr
     assert (tmp_path / "mine-catalog" / "catalog.parquet").is_file()
     assert not (tmp_path / "mine-catalog" / "splits.json").exists()
+    assert "splits.json" not in shown.stdout
+    below_a_file = run("catalog", "mine.py", "--output", "mine.py/x", cwd=tmp_path)
+    assert below_a_file.returncode == 4, "running it again would not help"
+    assert "Not a directory" in below_a_file.stderr
 
 
 def test_export_hands_a_dataset_on(pipeline_file: Path, tmp_path: Path) -> None:

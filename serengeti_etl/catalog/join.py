@@ -212,7 +212,7 @@ _IMAGES = f"""
         END AS duplicate_of
     FROM image_rows AS i JOIN frames AS f USING (key)
         LEFT JOIN same_file USING (file_name) LEFT JOIN same_content USING (content_hash)
-    ORDER BY {", ".join(f"{name}" for name in CATALOG_ORDER)}"""
+    ORDER BY {", ".join(CATALOG_ORDER)}"""
 
 _REST = [name for name in ANNOTATION_SCHEMA.names if name not in ("image_id", "seq_id")]
 _COPIED = ", ".join("true AS is_of_sequence" if n == "is_of_sequence" else f"a.{n}" for n in _REST)

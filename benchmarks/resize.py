@@ -20,7 +20,7 @@ import simplejpeg
 from PIL import Image
 
 from serengeti_etl.config import ResizeSettings
-from serengeti_etl.convert.resize import libvips_version, resize_jpeg
+from serengeti_etl.convert.resize import encoder_version, resize_jpeg
 from serengeti_etl.sample import SampleSettings, draw_season
 
 SIDE = 512
@@ -95,7 +95,7 @@ def main() -> None:
     for candidate in CANDIDATES:
         candidate(photographs[0])
     size = sum(map(len, photographs)) / len(photographs) / 1e6
-    print(f"{len(photographs)} photographs of {size:.2f} MB to {SIDE} px; {libvips_version()}")
+    print(f"{len(photographs)} photographs of {size:.2f} MB to {SIDE} px; {encoder_version()}")
     medians = measure(photographs)
     for name, milliseconds in medians.items():
         print(

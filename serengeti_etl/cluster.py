@@ -52,7 +52,13 @@ class Outcome(Generic[TaskT, ResultT]):
 
 
 class Runner(Protocol):
-    """Runs a function over tasks, somewhere."""
+    """Runs a function over tasks, somewhere.
+
+    Attributes:
+        num_threads: threads that a task may keep busy; None means every core it finds.
+    """
+
+    num_threads: int | None
 
     def map(
         self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
@@ -65,7 +71,9 @@ class Runner(Protocol):
 
 
 class SerialRunner:
-    """Runs every task here, one after the other."""
+    """Runs every task here, one after the other, on all cores."""
+
+    num_threads: int | None = None
 
     def map(
         self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
@@ -84,6 +92,8 @@ class DaskRunner:
     Args:
         client: a connected ``distributed.Client``.
     """
+
+    num_threads: int | None = 1  # the cluster runs a task per core
 
     def __init__(self, client: Any) -> None:
         self.client = client

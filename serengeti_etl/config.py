@@ -19,6 +19,9 @@ MIB = 1024 * 1024
 FORMATS = ("coco", "hakuna", "dryad", "camtrap_dp", "folders", "csv")
 """Formats of label files."""
 
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z")
+"""Of names of archives; those that cannot be read by parts are refused when they are opened."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResizeSettings:
@@ -27,7 +30,8 @@ class ResizeSettings:
     Attributes:
         size: ``"512"``: the longest side becomes 512 px, aspect kept. ``"512x384"``: exactly
             512 px wide and 384 px high, aspect given up, as the winners of the competition
-            prepared theirs; a side that is shorter than the box stays as it is.
+            prepared theirs; a side that is shorter than the box stays as it is. ``"short256"``:
+            the shortest side becomes 256 px, aspect kept.
         quality: JPEG quality, 1–100.
         subsampling: chroma subsampling of the output, ``"4:2:0"`` or ``"4:4:4"``.
         max_pixels: photographs that declare more pixels (width · height) are rejected unread.
@@ -41,10 +45,13 @@ class ResizeSettings:
     min_side: int = 16
 
     def __post_init__(self) -> None:
-        allowed = 'a longest side such as "512" or a box such as "512x384", 16 to 8192 px'
-        require(re.fullmatch(r"\d+(x\d+)?", self.size) is not None, "size", self.size, allowed)
-        sides = [int(side) for side in self.size.split("x")]
-        require(all(16 <= side <= 8192 for side in sides), "size", self.size, allowed)  # noqa: PLR2004
+        allowed = (
+            'a longest side such as "512", a box such as "512x384" or a shortest side such as '
+            '"short256", 16 to 8192 px'
+        )
+        is_size = re.fullmatch(r"(short)?\d+|\d+x\d+", self.size) is not None
+        require(is_size, "size", self.size, allowed)
+        require(all(16 <= side <= 8192 for side in self._sides), "size", self.size, allowed)  # noqa: PLR2004
         require(1 <= self.quality <= 100, "quality", self.quality, "from 1 to 100")  # noqa: PLR2004
         known = ("4:2:0", "4:4:4")
         require(self.subsampling in known, "subsampling", self.subsampling, f"one of {known}")
@@ -52,17 +59,33 @@ class ResizeSettings:
         require(self.min_side > 0, "min_side", self.min_side, "positive")
 
     @property
-    def box(self) -> tuple[int, int] | None:
-        """Width and height in px of an exact box, or None when the longest side is set."""
-        if "x" not in self.size:
-            return None
-        width, height = self.size.split("x")
-        return int(width), int(height)
+    def _sides(self) -> tuple[int, ...]:
+        return tuple(int(side) for side in self.size.removeprefix("short").split("x"))
 
     @property
-    def longest_side(self) -> int:
-        """Longest side of any output, in px."""
-        return max(int(side) for side in self.size.split("x"))
+    def box(self) -> tuple[int, int] | None:
+        """Width and height in px of an exact box, or None when one side is set."""
+        if "x" not in self.size:
+            return None
+        width, height = self._sides
+        return width, height
+
+    @property
+    def is_shortest_side(self) -> bool:
+        """True when ``side`` is that of the shortest side."""
+        return self.size.startswith("short")
+
+    @property
+    def side(self) -> int:
+        """The side that is set, in px; of a box, the longer one."""
+        return max(self._sides)
+
+    @property
+    def typical_pixels(self) -> int:
+        """Pixels of the result for a photograph of 4:3, as camera traps take them."""
+        if self.box is not None:
+            return self.box[0] * self.box[1]
+        return self.side * self.side * 4 // 3 if self.is_shortest_side else self.side**2 * 3 // 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +117,8 @@ class SeasonPipeline:
         source: folder or url that ``labels`` and ``images`` are relative to; ``--source`` replaces
             it, so that a mirror or a local copy gives the same bytes.
         labels: label file or folder below ``source``, or a full url.
-        images: folder of the photographs below ``source``, or a full url.
+        images: folder of the photographs below ``source``, or a full url; or a zip or tar archive
+            that holds them, or several as a tuple. Archives are read where they lie.
         labels_format: ``coco``, ``hakuna``, ``dryad``, ``camtrap_dp``, ``folders`` or ``csv``;
             None recognises it from the file.
         columns: what the columns of a flat CSV are called; None recognises common names.
@@ -115,7 +139,7 @@ class SeasonPipeline:
     name: str
     source: str
     labels: str
-    images: str = ""
+    images: str | tuple[str, ...] = ""
     labels_format: str | None = None
     columns: CsvColumns | None = None
     sequence_gap_seconds: float = 5.0
@@ -145,6 +169,18 @@ class SeasonPipeline:
         require(limit is None or limit > 0, "max_sequences", limit, "positive or None")
         names = self.classes or ()
         require(len(set(names)) == len(names), "classes", names, "without repeats")
+
+    @property
+    def archives(self) -> tuple[str, ...]:
+        """The archives that hold the photographs; () where each is a file of its own."""
+        if isinstance(self.images, tuple):
+            return self.images
+        return (self.images,) if self.images.lower().endswith(ARCHIVE_ENDINGS) else ()
+
+    @property
+    def images_folder(self) -> str:
+        """The folder of the photographs; "" where they lie in archives."""
+        return "" if isinstance(self.images, tuple) or self.archives else self.images
 
     def deciding_settings(self) -> dict[str, Any]:
         """The settings that decide output bytes, as plain values; ``source`` is not among them."""

@@ -39,7 +39,7 @@ HOMES = {
     "pyvips": {"convert/resize.py"},
     "webdataset": {"load/webdataset.py"},
     "torchvision": {"train/model.py"},
-    "simplejpeg": {"load/decode.py"},
+    "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py"},
     "PIL": {
         "sample.py",
         "drawing/animals.py",

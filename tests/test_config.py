@@ -50,7 +50,7 @@ def test_sizes_are_a_longest_side_or_a_box() -> None:
     """``512`` has no box, ``512x384`` has."""
     assert ResizeSettings(size="512").box is None
     assert ResizeSettings(size="512x384").box == (512, 384)
-    assert ResizeSettings(size="384x512").longest_side == 512
+    assert ResizeSettings(size="384x512").side == 512
 
 
 def test_where_photographs_lie_does_not_decide_bytes() -> None:

@@ -106,8 +106,7 @@ def make_plan(selection: Selection, pipeline: SeasonPipeline, encoder: str) -> P
 
 def samples_per_shard(resize: ResizeSettings, shards: ShardSettings) -> int:
     """Most images that one shard holds, from its intended bytes and the size of a photograph."""
-    width, height = resize.box or (resize.longest_side, resize.longest_side * 3 // 4)
-    estimate = int(width * height * _BYTES_PER_PIXEL) + 2048
+    estimate = int(resize.typical_pixels * _BYTES_PER_PIXEL) + 2048
     return max(1, min(shards.max_samples, shards.target_bytes // estimate))
 
 

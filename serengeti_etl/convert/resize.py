@@ -1,7 +1,9 @@
-"""One photograph: bytes to smaller bytes, by libvips. Its only home.
+"""One photograph: bytes to smaller bytes, resampled by libvips. Its only home.
 
 The whole of what may happen to a photograph is here, so inference prepares a new photograph
-exactly as the shards were made. libvips sits behind three guards: only loaders of photographs, a
+exactly as the shards were made. A plain JPEG is decoded scaled by libjpeg-turbo, reduced by
+libvips and encoded by libjpeg-turbo: what that choice is worth stands in benchmarks/RESULTS.md.
+All others are libvips' from the first byte, behind three guards: only loaders of photographs, a
 limit on declared pixels before anything is decoded, and ``fail_on``, without which a truncated
 JPEG comes back half grey as a success.
 """
@@ -11,9 +13,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pyvips
 
 from serengeti_etl.config import ResizeSettings
+from serengeti_etl.convert.gate import Gate
+from serengeti_etl.convert.plain_jpeg import (
+    Pixels,
+    PlainJpeg,
+    codec_version,
+    decode_scaled,
+    encode_jpeg,
+    plain_jpeg,
+)
+from serengeti_etl.convert.stages import Stages
 from serengeti_etl.errors import ImageError
 
 REASONS = (
@@ -38,6 +51,10 @@ _JUNK_IN_HEADER = re.compile(r"extraneous bytes before marker 0x(c[0-9a-f]|d[abd
 
 # Pictures of kinds that no camera trap writes: told apart from what is no picture at all.
 _OTHER_FORMATS = re.compile(rb"BM|....ftyp(avif|heic|heix|mif1)", re.DOTALL)
+
+# libvips keeps one buffer of messages for all threads, which also clear it for each other: what a
+# photograph died of is only known when it is tried again alone.
+_GATE = Gate()
 
 _MESSAGES = (
     ("Maximum supported image dimension", "too_many_pixels"),
@@ -67,13 +84,14 @@ class ResizedImage:
     source_height: int
 
 
-def libvips_version() -> str:
-    """Such as ``libvips 8.18.7``; other builds give other pixels."""
-    return "libvips " + ".".join(str(pyvips.version(part)) for part in range(3))
+def encoder_version() -> str:
+    """Such as ``libvips 8.18.7, simplejpeg 1.9.0``; other builds give other pixels."""
+    libvips = ".".join(str(pyvips.version(part)) for part in range(3))
+    return f"libvips {libvips}, {codec_version()}"
 
 
 def resize_jpeg(photograph: bytes, settings: ResizeSettings) -> ResizedImage:
-    """The photograph as a smaller JPEG; the same bytes on any machine with the same libvips.
+    """The photograph as a smaller JPEG; the same bytes on any machine with the same libraries.
 
     Args:
         photograph: content of the file; its name does not matter.
@@ -82,18 +100,94 @@ def resize_jpeg(photograph: bytes, settings: ResizeSettings) -> ResizedImage:
     Raises:
         ImageError: the photograph cannot be used; ``reason`` is one of ``REASONS``.
     """
+    return resize_photograph(photograph, settings, Stages())
+
+
+def resize_photograph(photograph: bytes, settings: ResizeSettings, stages: Stages) -> ResizedImage:
+    """As ``resize_jpeg``, and tells where the time went.
+
+    Args:
+        photograph: content of the file.
+        settings: size, quality and limits.
+        stages: gets the time of ``decode``, ``reduce`` and ``encode``; of what is not a plain
+            JPEG libvips decodes and reduces in one go, which counts as ``decode``.
+
+    Raises:
+        ImageError: the photograph cannot be used; ``reason`` is one of ``REASONS``.
+    """
     _prepare_libvips()
     if not photograph:
         raise ImageError("empty_file", "the file has 0 bytes")
+    plain = plain_jpeg(photograph)
+    if plain is None or not _is_within_limits(plain, settings):
+        return _resize_any(photograph, settings, stages)
+    target = _target_of(plain.width, plain.height, settings)
+    try:
+        with stages.time("decode"):
+            pixels_HWC = decode_scaled(plain, *target)
+    except ValueError:  # something is wrong with it, and libvips tells what
+        return _resize_any(photograph, settings, stages)
+    with stages.time("reduce"):
+        pixels_HWC = _reduced(pixels_HWC, target)
+    return _encoded(pixels_HWC, settings, (plain.width, plain.height), stages)
+
+
+def _is_within_limits(photograph: PlainJpeg, settings: ResizeSettings) -> bool:
+    width, height = photograph.width, photograph.height
+    return width * height <= settings.max_pixels and min(width, height) >= settings.min_side
+
+
+def _reduced(pixels_HWC: Pixels, target: tuple[int, int]) -> Pixels:
+    """The pixels at ``target`` width and height in px, by libvips' Lanczos3."""
+    height, width, bands = pixels_HWC.shape
+    if (width, height) == target:
+        return pixels_HWC
+    with _GATE.together():
+        image = pyvips.Image.new_from_memory(pixels_HWC.data, width, height, bands, "uchar")
+        return _pixels(image.reduce(width / target[0], height / target[1], kernel="lanczos3"))
+
+
+def _pixels(image: Any) -> Pixels:
+    values: Pixels = np.frombuffer(image.write_to_memory(), np.uint8)
+    return values.reshape(image.height, image.width, image.bands)
+
+
+def _encoded(
+    pixels_HWC: Pixels, settings: ResizeSettings, source: tuple[int, int], stages: Stages
+) -> ResizedImage:
+    with stages.time("encode"):
+        jpeg = encode_jpeg(pixels_HWC, settings.quality, settings.subsampling)
+    return ResizedImage(
+        jpeg=jpeg,
+        width=pixels_HWC.shape[1],
+        height=pixels_HWC.shape[0],
+        source_width=source[0],
+        source_height=source[1],
+    )
+
+
+def _resize_any(photograph: bytes, settings: ResizeSettings, stages: Stages) -> ResizedImage:
+    """The photograph of whatever kind, by libvips alone."""
     if _OTHER_FORMATS.match(photograph):
         raise ImageError("unsupported_format", "BMP, AVIF and HEIC are not read")
     try:
-        return _resize(photograph, settings, fail_on="warning")
+        with _GATE.together():
+            return _resize(photograph, settings, stages, fail_on="warning")
+    except pyvips.Error:
+        with _GATE.alone():
+            return _resize_alone(photograph, settings, stages)
+
+
+def _resize_alone(photograph: bytes, settings: ResizeSettings, stages: Stages) -> ResizedImage:
+    """The photograph, if all that is wrong with it is junk in its header; else the reason."""
+    pyvips.Error("")  # takes with it what others have left in the buffer of messages
+    try:
+        return _resize(photograph, settings, stages, fail_on="warning")
     except pyvips.Error as error:
         if not _JUNK_IN_HEADER.search(str(error)):
             raise _image_error(error) from error
     try:
-        return _resize(photograph, settings, fail_on="truncated")
+        return _resize(photograph, settings, stages, fail_on="truncated")
     except pyvips.Error as error:
         raise _image_error(error) from error
 
@@ -108,27 +202,19 @@ def _prepare_libvips() -> None:
         pyvips.operation_block_set(f"VipsForeignLoad{loader}", state=False)
 
 
-def _resize(photograph: bytes, settings: ResizeSettings, *, fail_on: str) -> ResizedImage:
-    header = pyvips.Image.new_from_buffer(photograph, "", access="sequential", fail_on=fail_on)
-    _check_header(header, photograph, settings)
-    image = _thumbnail(photograph, header, settings, f"[fail_on={fail_on}]")
-    if image.hasalpha():
-        image = image.flatten()
-    if image.interpretation != "srgb":
-        image = image.colourspace("srgb")
-    jpeg = image.cast("uchar").jpegsave_buffer(
-        Q=settings.quality,
-        subsample_mode="on" if settings.subsampling == "4:2:0" else "off",
-        optimize_coding=True,
-        keep="none",
-    )
-    return ResizedImage(
-        jpeg=jpeg,
-        width=image.width,
-        height=image.height,
-        source_width=header.width,
-        source_height=header.height,
-    )
+def _resize(
+    photograph: bytes, settings: ResizeSettings, stages: Stages, *, fail_on: str
+) -> ResizedImage:
+    with stages.time("decode"):
+        header = pyvips.Image.new_from_buffer(photograph, "", access="sequential", fail_on=fail_on)
+        _check_header(header, photograph, settings)
+        image = _thumbnail(photograph, header, settings, f"[fail_on={fail_on}]")
+        if image.hasalpha():
+            image = image.flatten()
+        if image.interpretation != "srgb":
+            image = image.colourspace("srgb")
+        pixels_HWC = _pixels(image.cast("uchar"))
+    return _encoded(pixels_HWC, settings, (header.width, header.height), stages)
 
 
 def _check_header(header: Any, photograph: bytes, settings: ResizeSettings) -> None:
@@ -149,24 +235,25 @@ def _check_header(header: Any, photograph: bytes, settings: ResizeSettings) -> N
 
 def _thumbnail(photograph: bytes, header: Any, settings: ResizeSettings, options: str) -> Any:
     """The image upright at its final size, by libvips' shrink-on-load and Lanczos3."""
-    width, height, size = _target(header, settings)
-    kwargs: dict[str, Any] = {"height": height, "size": size, "option_string": options}
+    orientation = header.get("orientation") if header.get_typeof("orientation") else 1
+    upright = (header.width, header.height)
+    if orientation in _SIDEWAYS:
+        upright = upright[::-1]
+    width, height = _target_of(*upright, settings)
+    kwargs: dict[str, Any] = {"height": height, "size": "force", "option_string": options}
     if header.get_typeof("icc-profile-data"):
         # Only where there is a profile to leave: asked for always, it triples the time.
         kwargs["output_profile"] = "srgb"
     return pyvips.Image.thumbnail_buffer(photograph, width, **kwargs)
 
 
-def _target(header: Any, settings: ResizeSettings) -> tuple[int, int, str]:
-    """Width and height in px, and how libvips is to reach them; never more than the source has."""
-    if settings.box is None:
-        return settings.longest_side, settings.longest_side, "down"
-    orientation = header.get("orientation") if header.get_typeof("orientation") else 1
-    upright = (header.width, header.height)
-    if orientation in _SIDEWAYS:
-        upright = upright[::-1]
-    width, height = (min(side, have) for side, have in zip(settings.box, upright, strict=True))
-    return width, height, "force"
+def _target_of(width: int, height: int, settings: ResizeSettings) -> tuple[int, int]:
+    """Width and height in px of the result for an upright photograph; never more than it has."""
+    if settings.box is not None:
+        return min(settings.box[0], width), min(settings.box[1], height)
+    side = min(width, height) if settings.is_shortest_side else max(width, height)
+    scale = min(1.0, settings.side / side)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _image_error(error: pyvips.Error) -> ImageError:

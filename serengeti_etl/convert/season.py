@@ -8,15 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serengeti_etl.catalog.read import Labels, read_labels
 from serengeti_etl.catalog.selection import SPLITS_FILE, Selection, select_images, splits_json
 from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.archives import list_members, match_members
 from serengeti_etl.convert.plan import Plan, PlannedShard, make_plan
-from serengeti_etl.convert.resize import libvips_version
-from serengeti_etl.convert.shard import PLAN_FILE, ShardReport, ShardTask, make_shard
+from serengeti_etl.convert.resize import encoder_version
+from serengeti_etl.convert.shard import (
+    LOCATIONS_FILE,
+    PLAN_FILE,
+    ShardReport,
+    ShardTask,
+    make_shard,
+)
 from serengeti_etl.dataset.index import (
     ANNOTATIONS_FILE,
     CATALOG_FILE,
@@ -29,7 +37,13 @@ from serengeti_etl.dataset.index import (
     write_table,
 )
 from serengeti_etl.dataset.ledger import Ledger
-from serengeti_etl.errors import ConfigError, DatasetError, Incomplete, TooManyFailures
+from serengeti_etl.errors import (
+    CatalogError,
+    ConfigError,
+    DatasetError,
+    Incomplete,
+    TooManyFailures,
+)
 from serengeti_etl.storage import Store
 
 PLAN_SETTINGS_FILE = "plan/plan.json"
@@ -100,9 +114,13 @@ def convert_season(
     for report in committed.values():
         tally.add(report, is_new=False)
     todo = [shard for shard in plan.shards if shard.name not in committed]
-    outcomes = runner.map(make_shard, _tasks(todo, pipeline, store))
+    if todo and pipeline.archives:
+        _write_locations(store, plan, pipeline)
+    outcomes = runner.map(make_shard, _tasks(todo, pipeline, (store, runner.num_threads)))
     tally.add_all(outcomes)
     conversion = _finish(store, plan, num_images, (pipeline, tally))
+    # Which archive a photograph came from is no part of the dataset: a folder gives the same.
+    store.delete(LOCATIONS_FILE)
     store.remove_partial()
     return conversion
 
@@ -131,7 +149,7 @@ def plan_season(pipeline: SeasonPipeline, scratch: Path) -> PlannedSeason:
     """
     labels = read_labels(pipeline, scratch)
     selection = select_images(labels.images, pipeline)
-    plan = make_plan(selection, pipeline, libvips_version())
+    plan = make_plan(selection, pipeline, encoder_version())
     return PlannedSeason(labels=labels, selection=selection, plan=plan)
 
 
@@ -148,7 +166,7 @@ def _write_plan(store: Store, season: PlannedSeason, pipeline: SeasonPipeline) -
     plan = season.plan
     record = {
         "plan_hash": plan.plan_hash,
-        "encoder": libvips_version(),
+        "encoder": encoder_version(),
         "settings": pipeline.deciding_settings(),
     }
     try:
@@ -163,12 +181,41 @@ def _write_plan(store: Store, season: PlannedSeason, pipeline: SeasonPipeline) -
     write_table(store, CATALOG_FILE, season.labels.images)
     store.write_json(SPLITS_FILE, splits_json(season.selection, pipeline))
     write_table(store, rejects_name("plan"), plan.excluded)
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, plan.rows.schema, compression="zstd") as writer:
-        for shard in plan.shards:
-            writer.write_table(plan.shard_rows(shard), row_group_size=shard.num_images)
-    store.write(PLAN_FILE, sink.getbuffer())
+    _write_row_groups(store, PLAN_FILE, plan, plan.rows)
     store.write_json(PLAN_SETTINGS_FILE, record)
+
+
+def _write_row_groups(store: Store, name: str, plan: Plan, rows: pa.Table) -> None:
+    """Write a table that has a row for each of the plan, one row group per shard."""
+    sink = io.BytesIO()
+    first = 0
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+        for shard in plan.shards:
+            part = rows.slice(first, shard.num_images)
+            writer.write_table(part, row_group_size=shard.num_images)
+            first += shard.num_images
+    store.write(name, sink.getbuffer())
+
+
+def _write_locations(store: Store, plan: Plan, pipeline: SeasonPipeline) -> None:
+    """Put on storage where in their archives the photographs of the plan lie.
+
+    Raises:
+        CatalogError: an archive is missing or damaged, or none has any of them.
+    """
+    members = list_members(_source(pipeline), pipeline.archives)
+    locations = match_members(members, plan.rows["file_name"])
+    if locations["archive"].null_count == locations.num_rows:
+        raise CatalogError(
+            f"none of the {locations.num_rows} photographs is in {', '.join(pipeline.archives)}: "
+            f"the label file has names such as {plan.rows['file_name'][0]}, the archives such as "
+            f"{members['name'][0] if members.num_rows else 'none'}"
+        )
+    _write_row_groups(store, LOCATIONS_FILE, plan, locations)
+
+
+def _source(pipeline: SeasonPipeline) -> Store:
+    return Store(url=pipeline.source, options=pipeline.storage_options)
 
 
 def _what_changed(there: dict[str, Any], now: dict[str, Any], url: str) -> str:
@@ -226,9 +273,10 @@ def _known_report(store: Store, info: ShardInfo) -> ShardReport:
 
 
 def _tasks(
-    shards: Iterable[PlannedShard], pipeline: SeasonPipeline, store: Store
+    shards: Iterable[PlannedShard], pipeline: SeasonPipeline, place: tuple[Store, int | None]
 ) -> Iterator[ShardTask]:
-    source = Store(url=pipeline.source, options=pipeline.storage_options)
+    store, num_threads = place
+    source = _source(pipeline)
     for shard in shards:
         yield ShardTask(
             name=shard.name,
@@ -236,9 +284,11 @@ def _tasks(
             row_group=shard.row_group,
             fingerprint=shard.fingerprint,
             output=store,
-            images=source.at(pipeline.images),
+            images=source if pipeline.archives else source.at(pipeline.images_folder),
+            is_archived=bool(pipeline.archives),
             resize=pipeline.resize,
-            encoder=libvips_version(),
+            encoder=encoder_version(),
+            num_threads=num_threads,
         )
 
 
@@ -309,7 +359,7 @@ def _finish(
         shards=infos,
         ledger=ledger.as_dict(),
         settings=pipeline.deciding_settings(),
-        versions={"encoder": libvips_version()},
+        versions={"encoder": encoder_version()},
         plan_hash=plan.plan_hash,
         priors=plan.priors,
     )

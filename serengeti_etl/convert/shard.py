@@ -1,13 +1,11 @@
 """One task: fetch the photographs of one shard, resize, tar, and write its commit record last."""
 
 import hashlib
-import io
 import json
-import tarfile
-import time
-from collections import Counter, defaultdict
+import os
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serengeti_etl.config import ResizeSettings
-from serengeti_etl.convert.fetch import fetch_in_order
-from serengeti_etl.convert.resize import ResizedImage, libvips_version, resize_jpeg
+from serengeti_etl.convert.archives import Location
+from serengeti_etl.convert.fetch import Wanted, fetch_in_order
+from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_photograph
+from serengeti_etl.convert.stages import Stages
+from serengeti_etl.convert.tar_file import TarFile
 from serengeti_etl.dataset.index import (
     INDEX_SCHEMA,
     REJECT_SCHEMA,
@@ -30,6 +31,8 @@ from serengeti_etl.errors import ConfigError, ImageError
 from serengeti_etl.storage import Store
 
 PLAN_FILE = "plan/plan.parquet"
+LOCATIONS_FILE = "plan/locations.parquet"
+"""Where in their archives the photographs of plan.parquet lie; only while a conversion lasts."""
 
 _SIDECAR_COLUMNS = ("image_id", "seq_id", "frame_num", "site", "season", "labels")
 
@@ -44,9 +47,11 @@ class ShardTask:
         row_group: its rows in plan.parquet.
         fingerprint: of all that decides its bytes.
         output: where the dataset is written.
-        images: where the photographs lie.
+        images: where the photographs, or the archives that hold them, lie.
+        is_archived: True if they lie in archives, at the places of ``LOCATIONS_FILE``.
         resize: how they become smaller.
-        encoder: libvips that the driver has; a worker with another refuses.
+        encoder: libraries that the driver has; a worker with others refuses.
+        num_threads: that resize; None takes one for each core that this process may use.
     """
 
     name: str
@@ -57,6 +62,8 @@ class ShardTask:
     images: Store
     resize: ResizeSettings
     encoder: str
+    is_archived: bool = False
+    num_threads: int | None = None
 
     @property
     def key(self) -> str:
@@ -73,7 +80,8 @@ class ShardReport:
         rejects_by_reason: images that are not in the tar, by reason.
         examples: up to three rejects, as ``file: reason``.
         num_source_bytes: bytes of photographs read.
-        seconds: wall time per stage: ``fetch`` (waiting), ``resize``, ``tar``, ``write``.
+        seconds: wall time per stage: ``fetch`` (waiting for photographs), ``decode``, ``reduce``,
+            ``encode`` (summed over threads), ``tar``, ``hash``, ``upload``.
     """
 
     info: ShardInfo
@@ -92,87 +100,144 @@ def make_shard(task: ShardTask) -> ShardReport:
         OSError: the store failed on every try; no photograph is blamed.
         ConfigError: this worker's libvips is not the driver's.
     """
-    if libvips_version() != task.encoder:
+    if encoder_version() != task.encoder:
         raise ConfigError(
-            f"this worker has {libvips_version()}, the driver {task.encoder}: their pixels differ; "
-            "install the same pyvips-binary on all of them"
+            f"this worker has {encoder_version()}, the driver {task.encoder}: their pixels differ; "
+            "install the same pyvips-binary and simplejpeg on all of them"
         )
     shard = _Shard(task)
-    rows = _plan_rows(task)
-    photographs = fetch_in_order(task.images, [row["file_name"] for row in rows])
-    for row in rows:
-        with shard.clock("fetch"):
-            photograph = next(photographs)
-        shard.add(row, photograph)
+    rows = _row_group(task, PLAN_FILE)
+    contents = _timed(fetch_in_order(task.images, _wanted(task, rows)), shard.stages)
+    for row, result in zip(rows, _resized(contents, task, shard.stages), strict=True):
+        shard.add(row, result)
     return shard.commit()
 
 
-def _plan_rows(task: ShardTask) -> list[dict[str, Any]]:
-    with task.output.open_input(PLAN_FILE) as file:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Resized:
+    """A photograph ready for the tar."""
+
+    image: ResizedImage
+    sha256: str
+    source_num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Refused:
+    """A photograph that goes to the rejects instead."""
+
+    stage: str
+    error: ImageError
+    source_num_bytes: int = 0
+
+
+def _wanted(task: ShardTask, rows: list[dict[str, Any]]) -> list[Wanted]:
+    names = [row["file_name"] for row in rows]
+    if not task.is_archived:
+        return [Wanted(file_name=name) for name in names]
+    places = _row_group(task, LOCATIONS_FILE)
+    return [
+        Wanted(
+            file_name=name,
+            is_absent=place["archive"] is None,
+            location=Location(**place) if place["archive"] is not None else None,
+        )
+        for name, place in zip(names, places, strict=True)
+    ]
+
+
+def _row_group(task: ShardTask, name: str) -> list[dict[str, Any]]:
+    with task.output.open_input(name) as file:
         table = pq.ParquetFile(file).read_row_group(task.row_group, use_threads=False)
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
+def _timed(contents: Iterator[bytes | ImageError], stages: Stages) -> Iterator[bytes | ImageError]:
+    while True:
+        with stages.time("fetch"):
+            content = next(contents, None)
+        if content is None:
+            return
+        yield content
+
+
+def _resized(
+    contents: Iterator[bytes | ImageError], task: ShardTask, stages: Stages
+) -> Iterator[_Resized | _Refused]:
+    """Each photograph resized, in order, in threads; few wait, so that little memory is held."""
+    num_threads = task.num_threads or _num_usable_cores()
+    pending: deque[Future[_Resized | _Refused]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="resize") as pool:
+        for content in contents:
+            pending.append(pool.submit(_resize_one, content, task.resize, stages))
+            if len(pending) > num_threads + 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _num_usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _resize_one(
+    content: bytes | ImageError, settings: ResizeSettings, stages: Stages
+) -> _Resized | _Refused:
+    if isinstance(content, ImageError):
+        return _Refused(stage="fetch", error=content)
+    try:
+        image = resize_photograph(content, settings, stages)
+    except ImageError as error:
+        return _Refused(stage="resize", error=error, source_num_bytes=len(content))
+    with stages.time("hash"):
+        digest = hashlib.sha256(image.jpeg).hexdigest()
+    return _Resized(image=image, sha256=digest, source_num_bytes=len(content))
+
+
 class _Shard:
-    """A shard in the making: its tar in memory, its rows, its rejects."""
+    """A shard in the making: its tar, its rows, its rejects."""
 
     def __init__(self, task: ShardTask) -> None:
         self.task = task
-        self.buffer = io.BytesIO()
-        self.tar = tarfile.open(  # noqa: SIM115 - closed by commit, where its end is written
-            fileobj=self.buffer, mode="w", format=tarfile.USTAR_FORMAT, encoding="utf-8"
-        )
+        self.stages = Stages()
+        self.tar = TarFile(self.stages)
         self.index_rows: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
         self.num_source_bytes = 0
-        self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - started
-
-    def add(self, row: dict[str, Any], photograph: bytes | ImageError) -> None:
-        if isinstance(photograph, ImageError):
-            self._reject(row, "fetch", photograph)
-            return
-        self.num_source_bytes += len(photograph)
-        try:
-            with self.clock("resize"):
-                image = resize_jpeg(photograph, self.task.resize)
-        except ImageError as error:
-            self._reject(row, "resize", error)
-            return
-        with self.clock("tar"):
-            self._append(row, image, len(photograph))
+    def add(self, row: dict[str, Any], result: _Resized | _Refused) -> None:
+        """Append one photograph, or note why there is none."""
+        self.num_source_bytes += result.source_num_bytes
+        if isinstance(result, _Refused):
+            self._reject(row, result.stage, result.error)
+        else:
+            self._append(row, result)
 
     def commit(self) -> ShardReport:
-        with self.clock("tar"):
-            self.tar.close()
-            content = self.buffer.getbuffer()
-            digest = hashlib.sha256(content).hexdigest()
+        """Put the tar, the rejects and, last, the commit record on storage."""
+        content = self.tar.close()
         info = ShardInfo(
             name=self.task.name,
             split=self.task.split,
             num_samples=len(self.index_rows),
             num_bytes=len(content),
             num_rejected=len(self.rejects),
-            sha256=digest,
+            sha256=self.tar.sha256(),
             fingerprint=self.task.fingerprint,
         )
-        with self.clock("write"):
+        with self.stages.time("upload"):
             self._write(info, content)
         return self._report(info)
 
-    def _append(self, row: dict[str, Any], image: ResizedImage, source_num_bytes: int) -> None:
+    def _append(self, row: dict[str, Any], result: _Resized) -> None:
+        image = result.image
         moment = row["datetime"].isoformat(sep=" ") if row["datetime"] else None
         sidecar = {name: row[name] for name in _SIDECAR_COLUMNS}
         sidecar |= {"datetime": moment, "width": image.width, "height": image.height}
-        offset = self._add_member(f"{row['image_id']}.jpg", image.jpeg)
+        offset = self.tar.add(f"{row['image_id']}.jpg", image.jpeg)
         text = json.dumps(sidecar, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        self._add_member(f"{row['image_id']}.json", text.encode())
+        self.tar.add(f"{row['image_id']}.json", text.encode())
         self.index_rows.append(
             {name: row[name] for name in INDEX_SCHEMA.names if name in row}
             | {
@@ -182,18 +247,10 @@ class _Shard:
                 "height": image.height,
                 "source_width": image.source_width,
                 "source_height": image.source_height,
-                "source_num_bytes": source_num_bytes,
-                "sha256": hashlib.sha256(image.jpeg).hexdigest(),
+                "source_num_bytes": result.source_num_bytes,
+                "sha256": result.sha256,
             }
         )
-
-    def _add_member(self, name: str, content: bytes) -> int:
-        """Append one file; its offset in the tar. Same content, same bytes: no time, no owner."""
-        member = tarfile.TarInfo(name)
-        member.size, member.mtime, member.mode = len(content), 0, 0o644
-        offset = self.buffer.tell() + tarfile.BLOCKSIZE
-        self.tar.addfile(member, io.BytesIO(content))
-        return offset
 
     def _reject(self, row: dict[str, Any], stage: str, error: ImageError) -> None:
         rejected = {name: row[name] for name in REJECT_SCHEMA.names if name in row}
@@ -219,5 +276,5 @@ class _Shard:
             rejects_by_reason=Counter(row["reason"] for row in self.rejects),
             examples=tuple(examples),
             num_source_bytes=self.num_source_bytes,
-            seconds=dict(self.seconds),
+            seconds=self.stages.seconds(),
         )

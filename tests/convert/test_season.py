@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from serengeti_etl.convert.fetch import fetch_in_order
 from serengeti_etl.convert.season import Conversion, Progress, convert_season
 from serengeti_etl.dataset.index import open_dataset, read_table
 from serengeti_etl.dataset.verify import verify_dataset
-from serengeti_etl.errors import ConfigError, Incomplete, TooManyFailures
+from serengeti_etl.errors import CatalogError, ConfigError, Incomplete, TooManyFailures
 from serengeti_etl.label_config import Rules, SiteListSplit
 from serengeti_etl.storage import Store
 from tests.conftest import files_below, season_pipeline
@@ -316,7 +318,7 @@ def test_a_worker_with_another_libvips_refuses(
     pipeline: SeasonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two builds of libvips are never mixed in one dataset."""
-    monkeypatch.setattr(shard_module, "libvips_version", lambda: "libvips 8.14.1")
+    monkeypatch.setattr(shard_module, "encoder_version", lambda: "libvips 8.14.1")
     with pytest.raises(ConfigError, match=r"this worker has libvips 8\.14\.1"):
         convert(pipeline, tmp_path / "out")
 
@@ -357,3 +359,84 @@ def test_the_real_photographs(shared_data: Path, tmp_path: Path) -> None:
     assert verify_dataset(str(tmp_path / "mini"), SerialRunner()).problems == ()
     val_sites = set(open_dataset(str(tmp_path / "mini")).index("val")["site"].to_pylist())
     assert val_sites == {"D04", "H04"}
+
+
+def zipped(season: Path, folder: Path) -> tuple[str, ...]:
+    """The photographs of a season in two zips, one deflated, below a folder of their own."""
+    paths = sorted(path for path in (season / "images").rglob("*") if path.is_file())
+    for name, part, method in (
+        ("part_1.zip", paths[::2], zipfile.ZIP_STORED),
+        ("part_2.zip", paths[1::2], zipfile.ZIP_DEFLATED),
+    ):
+        with zipfile.ZipFile(folder / name, "w", method) as archive:
+            for path in part:
+                archive.write(path, f"S1_v2_0/{path.relative_to(season / 'images')}")
+    return "part_1.zip", "part_2.zip"
+
+
+def tarred(season: Path, folder: Path) -> tuple[str, ...]:
+    """The photographs of a season in one tar."""
+    with tarfile.open(folder / "all.tar", "w", dereference=True) as archive:
+        archive.add(season / "images", ".")
+    return ("all.tar",)
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_archives_give_the_bytes_of_a_folder(
+    converted: Path, season: Path, tmp_path: Path, pack: Callable[[Path, Path], tuple[str, ...]]
+) -> None:
+    """Two zips below a folder of their own, or a tar, are read where they lie."""
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(season / "labels.json", source)
+    pipeline = replace(season_pipeline(str(source)), images=pack(season, source))
+    convert(pipeline, tmp_path / "out")
+    assert files_below(tmp_path / "out") == files_below(converted)
+
+
+def test_archives_in_a_bucket_give_the_bytes_of_a_folder(
+    converted: Path, season: Path, tmp_path: Path, make_bucket: Callable[[str], str]
+) -> None:
+    """Zips in a real bucket are read by range requests, never unpacked."""
+    bucket = Store(url=make_bucket("zips"))
+    names = zipped(season, tmp_path)
+    for name in names:
+        bucket.upload(tmp_path / name, name)
+    bucket.upload(season / "labels.json", "labels.json")
+    convert(replace(season_pipeline(bucket.url), images=names), tmp_path / "out")
+    assert files_below(tmp_path / "out") == files_below(converted)
+
+
+def test_an_archive_of_other_photographs_is_refused(
+    season: Path, tmp_path: Path, pipeline: SeasonPipeline
+) -> None:
+    """Archives that are missing, damaged or hold none of the photographs: one line says so."""
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("holiday/beach.jpg", b"x")
+    (tmp_path / "damaged.zip").write_bytes((tmp_path / "other.zip").read_bytes()[:60])
+    shutil.copy(season / "labels.json", tmp_path)
+    for name, message in (
+        ("other.zip", r"none of the \d+ photographs is in other\.zip.*holiday/beach\.jpg"),
+        ("damaged.zip", r"damaged\.zip is damaged or incomplete"),
+        ("absent.zip", "there is no archive"),
+    ):
+        with pytest.raises(CatalogError, match=message):
+            convert(replace(pipeline, source=str(tmp_path), images=name), tmp_path / "out")
+
+
+def test_the_number_of_threads_does_not_show(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """One thread per task or seven: equal bytes."""
+    for num_threads in (1, 7):
+        runner = SerialRunner()
+        runner.num_threads = num_threads
+        convert_season(pipeline, runner, str(tmp_path / str(num_threads)))
+        assert files_below(tmp_path / str(num_threads)) == files_below(converted)
+
+
+def test_the_report_tells_where_time_went(pipeline: SeasonPipeline, tmp_path: Path) -> None:
+    """Every stage has a share, and none more than threads could spend."""
+    seconds = convert(pipeline, tmp_path / "out").seconds
+    assert set(seconds) == {"fetch", "decode", "reduce", "encode", "tar", "hash", "upload"}
+    assert all(value > 0 for value in seconds.values())

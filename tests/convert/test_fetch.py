@@ -1,0 +1,155 @@
+"""Fetching: in order, bounded by bytes, an outage never taken for a bad photograph."""
+
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serengeti_etl.convert import fetch
+from serengeti_etl.convert.archives import Location, list_members
+from serengeti_etl.convert.fetch import Wanted, fetch_in_order
+from serengeti_etl.errors import ImageError, SourceRefused
+from serengeti_etl.storage import Store
+
+HERE = Store(url="memory://fetch")
+
+
+def wanted(*names: str) -> list[Wanted]:
+    return [Wanted(file_name=name) for name in names]
+
+
+class Requests:
+    """Answers ``_fetch`` with bytes of given sizes, and knows what was held at once."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self.lock = threading.Lock()
+        self.num_held = 0
+        self.most_held = 0
+
+    def fetch(self, images: Store, photograph: Wanted) -> bytes:  # noqa: ARG002
+        """As ``fetch._fetch``; later requests answer sooner."""
+        at = int(photograph.file_name)
+        time.sleep(0.001 * (5 - at % 5))
+        with self.lock:
+            self.num_held += self.sizes[at]
+            self.most_held = max(self.most_held, self.num_held)
+        return bytes(self.sizes[at])
+
+    def taken(self, content: bytes) -> None:
+        """The consumer has let this one go."""
+        with self.lock:
+            self.num_held -= len(content)
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(0, 5000), max_size=120))
+def test_results_keep_their_order_and_few_bytes_wait(sizes: list[int]) -> None:
+    """Whatever the sizes, contents come in order, and the limit is kept once sizes are known."""
+    requests = Requests(sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch, "_fetch", requests.fetch)
+        patch.setattr(fetch, "MAX_NUM_BYTES_AHEAD", 40_000)
+        patch.setattr(fetch, "_FIRST_GUESS_NUM_BYTES", 5000)
+        found = []
+        for content in fetch_in_order(HERE, wanted(*map(str, range(len(sizes))))):
+            assert isinstance(content, bytes)
+            requests.taken(content)
+            found.append(len(content))
+    assert found == sizes
+    assert requests.most_held <= 40_000
+
+
+def test_one_larger_than_the_limit_still_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photograph above the whole limit is fetched alone."""
+    HERE.write("large.jpg", bytes(1000))
+    monkeypatch.setattr(fetch, "MAX_NUM_BYTES_AHEAD", 10)
+    contents = list(fetch_in_order(HERE, wanted("large.jpg", "large.jpg")))
+    assert contents == [bytes(1000), bytes(1000)]
+
+
+def test_many_requests_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow store costs the wait of a few requests, not of all."""
+    together = threading.Barrier(fetch.MAX_IN_FLIGHT, timeout=20)
+
+    def waiting(images: Store, photograph: Wanted) -> bytes:  # noqa: ARG001
+        together.wait()
+        return b"x"
+
+    monkeypatch.setattr(fetch, "_fetch", waiting)
+    names = map(str, range(2 * fetch.MAX_IN_FLIGHT))
+    assert list(fetch_in_order(HERE, wanted(*names))) == [b"x"] * 2 * fetch.MAX_IN_FLIGHT
+
+
+def test_a_missing_photograph_is_a_reject_and_an_outage_is_not() -> None:
+    """404 and a folder are counted reasons; a store that fails raises."""
+    HERE.write("there.jpg", b"1")
+    found = list(fetch_in_order(HERE, wanted("there.jpg", "not there.jpg")))
+    assert found[0] == b"1"
+    assert isinstance(found[1], ImageError)
+    assert found[1].reason == "missing"
+
+
+def refusing(names: set[str]) -> Any:
+    def answer(self: Store, name: str) -> bytes:  # noqa: ARG001
+        if self.url.rsplit("/", 1)[-1] in names:
+            raise PermissionError("403 AccessDenied")
+        return b"x"
+
+    return answer
+
+
+def test_a_store_that_refuses_all_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refused photograph is a reject; sixteen in a row are the store's reason to stop."""
+    names = [str(at) for at in range(40)]
+    monkeypatch.setattr(Store, "read", refusing({"3", *names[10:25]}))
+    reasons = [
+        content.reason
+        for content in fetch_in_order(HERE, wanted(*names))
+        if isinstance(content, ImageError)
+    ]
+    assert reasons == ["forbidden"] * 16
+    monkeypatch.setattr(Store, "read", refusing(set(names[10:26])))
+    with pytest.raises(SourceRefused, match=r"refuses 16 photographs in a row.*403 AccessDenied"):
+        list(fetch_in_order(HERE, wanted(*names)))
+
+
+def test_a_store_that_never_answers_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the deadline the shard fails, naming the photograph, and no photograph is blamed."""
+    release = threading.Event()
+    monkeypatch.setattr(fetch, "DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "_fetch", lambda *_: release.wait(20))
+    with pytest.raises(TimeoutError, match=r"did not answer for a\.jpg within"):
+        list(fetch_in_order(HERE, wanted("a.jpg")))
+    release.set()
+
+
+def test_a_damaged_answer_is_fetched_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flipped bit on the way costs a second request; twice, it is a reject."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.jpg", b"photograph" * 100)
+    store = Store(url=str(tmp_path))
+    row = list_members(store, ["a.zip"]).to_pylist()[0]
+    del row["name"]
+    location = Location(**row)
+    real = Store.read_range
+    num_flips = iter([1, 0, 1, 1])
+
+    def flipping(self: Store, name: str, start: int | None, end: int | None) -> bytes:
+        content = bytearray(real(self, name, start, end))
+        content[500] ^= next(num_flips)
+        return bytes(content)
+
+    monkeypatch.setattr(Store, "read_range", flipping)
+    member = [Wanted(file_name="a.jpg", location=location)]
+    assert list(fetch_in_order(store, member)) == [b"photograph" * 100]
+    (refused,) = fetch_in_order(store, member)
+    assert isinstance(refused, ImageError)
+    assert refused.reason == "checksum"

@@ -1,5 +1,6 @@
 """One photograph: right pixels or the right reason; never half grey, larger or tagged."""
 
+import ast
 import csv
 import io
 import re
@@ -173,6 +174,31 @@ def test_odd_and_broken_files_end_as_expected(shared_data: Path) -> None:
             wrong.append((row["file"], outcome, accepted))
     assert wrong == []
     assert len(rows) == 140
+
+
+def test_odd_and_broken_files_need_less_than_two_gigabytes(shared_data: Path) -> None:
+    """Under a limit of 2 GB of address space every oddity ends as it does without one."""
+    folder = shared_data / "odd"
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "from pathlib import Path\n"
+        "from tests.convert.test_resize import outcomes_below\n"
+        "print(outcomes_below(Path(sys.argv[1])))\n"
+    )
+    limited = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ast.literal_eval(limited.stdout) == outcomes_below(folder)
+
+
+def outcomes_below(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.name: outcome_of(path.read_bytes()) for path in paths}
 
 
 def outcome_of(content: bytes) -> str:

@@ -19,14 +19,13 @@ import simplejpeg
 Pixels = npt.NDArray[np.uint8]
 """``pixels_HWC``: RGB, uint8."""
 
-MARGIN = 1.5
-"""A decoded side is at least this many times the target's: less costs sharpness, more time.
+SCALES = ((1, 2.0), (2, 2.0), (3, 1.5), (4, 1.5), (8, 1.0))
+"""Scales of a decode in eighths, and how many times the target its sides must be at least.
 
-Measured in ``benchmarks/resize.py``: with Lanczos3 the result keeps 0.995 of the similarity that
-a full decode has; without a margin, at 1/4, it keeps 0.974.
+Less costs sharpness, more costs time. Of the similarity that a full decode keeps after coding,
+3/8 at 1.5 keeps 0.996, 1/4 at 1.5 keeps 0.989, 1/4 at 1 keeps 0.974 (``benchmarks/resize.py`` on
+Serengeti originals). 5/8 to 7/8 have no vector code: a full decode is as fast.
 """
-
-_EIGHTHS = (1, 2, 3, 4, 8)  # 5/8 to 7/8 have no vector code: a full decode is as fast
 
 _START_OF_IMAGE = b"\xff\xd8"
 _BASELINE = 0xC0
@@ -71,15 +70,17 @@ def plain_jpeg(content: bytes) -> PlainJpeg | None:
 
 
 def decode_scaled(photograph: PlainJpeg, width: int, height: int) -> Pixels:
-    """The photograph decoded at the least scale of ``MARGIN`` times ``width`` by ``height`` px.
+    """The photograph decoded at the least of ``SCALES`` that suits ``width`` by ``height`` px.
 
     Raises:
         ValueError: the decoder warned of or failed at something.
     """
-    wanted = (MARGIN * width, MARGIN * height)
-    sides = [_scaled(photograph, eighths) for eighths in _EIGHTHS]
-    enough = (side for side in sides if side[0] >= wanted[0] and side[1] >= wanted[1])
-    decoded_width, decoded_height = next(enough, sides[-1])
+    decoded_width, decoded_height = photograph.width, photograph.height
+    for eighths, margin in SCALES:
+        sides = _scaled(photograph, eighths)
+        if sides[0] >= margin * width and sides[1] >= margin * height:
+            decoded_width, decoded_height = sides
+            break
     pixels_HWC: Pixels = simplejpeg.decode_jpeg(
         photograph.content, min_width=decoded_width, min_height=decoded_height, min_factor=1
     )

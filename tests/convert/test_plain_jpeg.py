@@ -12,7 +12,7 @@ from PIL import Image
 
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert import resize
-from serengeti_etl.convert.plain_jpeg import MARGIN, decode_scaled, encode_jpeg, plain_jpeg
+from serengeti_etl.convert.plain_jpeg import decode_scaled, encode_jpeg, plain_jpeg
 from serengeti_etl.convert.stages import Stages
 
 
@@ -84,13 +84,23 @@ def test_no_damage_to_a_header_is_an_error_here(share: float, at: float, value: 
 @settings(max_examples=40, deadline=None)
 @given(width=st.integers(16, 900), height=st.integers(16, 900), side=st.integers(8, 900))
 def test_a_scaled_decode_leaves_room_to_reduce(width: int, height: int, side: int) -> None:
-    """Each side has ``MARGIN`` times what is wanted, or all that the photograph has."""
+    """Each side has 1.5 times what is wanted, below 3/8 twice, or all that the photograph has."""
     photograph = plain_jpeg(jpeg(size=(width, height)))
     assert photograph is not None
     decoded_height, decoded_width, _ = decode_scaled(photograph, side, side // 2).shape
     if (decoded_width, decoded_height) != (width, height):
-        assert decoded_width >= MARGIN * side
-        assert decoded_height >= MARGIN * (side // 2)
+        margin = 1.5 if 8 * decoded_width >= 3 * width else 2
+        assert decoded_width >= margin * side
+        assert decoded_height >= margin * (side // 2)
+
+
+def test_the_usual_sizes_are_decoded_at_three_eighths() -> None:
+    """2048 by 1536 px to 512 and to a shortest side of 256: no more work than that."""
+    photograph = plain_jpeg(jpeg(size=(2048, 1536)))
+    assert photograph is not None
+    assert decode_scaled(photograph, 512, 384).shape == (576, 768, 3)
+    assert decode_scaled(photograph, 341, 256).shape == (576, 768, 3)
+    assert decode_scaled(photograph, 256, 192).shape == (384, 512, 3)
 
 
 def test_a_warning_of_the_decoder_is_an_error() -> None:

@@ -53,6 +53,33 @@ def test_sizes_are_a_longest_side_or_a_box() -> None:
     assert ResizeSettings(size="384x512").side == 512
 
 
+def test_a_shortest_side_is_a_size_of_its_own() -> None:
+    """``short256`` is no box, and a photograph of 4:3 has 341 by 256 px of it."""
+    short = ResizeSettings(size="short256")
+    assert (short.box, short.side, short.is_shortest_side) == (None, 256, True)
+    assert not ResizeSettings(size="256").is_shortest_side
+    assert short.typical_pixels == pytest.approx(341.3 * 256, rel=0.01)
+    assert ResizeSettings(size="512").typical_pixels == 512 * 384
+
+
+@pytest.mark.parametrize(
+    ("images", "archives", "folder"),
+    [
+        ("", (), ""),
+        ("photos/S1", (), "photos/S1"),
+        ("S1.ZIP", ("S1.ZIP",), ""),
+        ("S1.tar.gz", ("S1.tar.gz",), ""),  # which is then refused by name
+        (("a.zip", "b.zip"), ("a.zip", "b.zip"), ""),
+    ],
+)
+def test_archives_are_told_by_their_names(
+    images: str | tuple[str, ...], archives: tuple[str, ...], folder: str
+) -> None:
+    """A name that ends like an archive's is one, and several are given as a tuple."""
+    pipeline = SeasonPipeline(name="a", source="x", labels="y", images=images)
+    assert (pipeline.archives, pipeline.images_folder) == (archives, folder)
+
+
 def test_where_photographs_lie_does_not_decide_bytes() -> None:
     """A mirror or a local copy has the same deciding settings; another size has others."""
     here = SeasonPipeline(name="a", source="here", labels="y")

@@ -186,6 +186,11 @@ class Store:
                 f"install an extra such as serengeti-etl[s3], [gcs], [azure] or [http] for "
                 f"{scheme}://"
             ) from error
+        except ValueError as error:
+            # Clients say so what they lack, such as an account or a known scheme.
+            raise ConfigError(
+                f"{self.url} cannot be opened: {error}; see storage_options"
+            ) from error
         return fs, root.rstrip("/")
 
 

@@ -1,5 +1,6 @@
 """Storage: whole or not at all, the same on a folder and in a bucket."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,14 @@ def test_urls_are_joined(base: str, name: str, joined: str) -> None:
     assert join_url(base, name) == joined
 
 
-def test_an_unknown_scheme_says_what_to_install() -> None:
+def test_an_unknown_scheme_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that is not installed is a ConfigError that names the extra."""
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ConfigError, match=r"serengeti-etl\[s3\]"):
-        Store(url="abfs://container/x").read("y")
+        Store(url="gs://bucket/x").read("y")
+
+
+def test_a_client_without_its_settings_says_what_it_needs() -> None:
+    """Azure without an account is a ConfigError in the client's own words."""
+    with pytest.raises(ConfigError, match=r"az://container/x cannot be opened: .*account"):
+        Store(url="az://container/x").read("y")

@@ -9,6 +9,7 @@ JPEG comes back half grey as a success.
 """
 
 import re
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -55,6 +56,7 @@ _OTHER_FORMATS = re.compile(rb"BM|....ftyp(avif|heic|heix|mif1)", re.DOTALL)
 # libvips keeps one buffer of messages for all threads, which also clear it for each other: what a
 # photograph died of is only known when it is tried again alone.
 _GATE = Gate()
+_PREPARING = threading.Lock()
 
 _MESSAGES = (
     ("Maximum supported image dimension", "too_many_pixels"),
@@ -192,9 +194,15 @@ def _resize_alone(photograph: bytes, settings: ResizeSettings, stages: Stages) -
         raise _image_error(error) from error
 
 
-@cache
 def _prepare_libvips() -> None:
-    """Set libvips up once per process: no operation cache, loaders of photographs only."""
+    """Set libvips up once per process, however many threads come first."""
+    with _PREPARING:
+        _set_up_libvips()
+
+
+@cache
+def _set_up_libvips() -> None:
+    """No operation cache, loaders of photographs only: for a moment no loader at all."""
     pyvips.cache_set_max(0)
     pyvips.concurrency_set(1)  # tasks run beside each other; threads inside one only get in the way
     pyvips.operation_block_set("VipsForeignLoad", state=True)

@@ -6,17 +6,20 @@ import io
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from serengeti_etl.config import ResizeSettings
+from serengeti_etl.convert import resize as resize_module
 from serengeti_etl.convert.resize import REASONS, ResizedImage, encoder_version, resize_jpeg
 from serengeti_etl.errors import ImageError
 
@@ -244,3 +247,25 @@ def message_of(content: bytes) -> str:
     except ImageError as error:
         return str(error)
     return "ok"
+
+
+def test_threads_that_come_first_together_find_libvips_set_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one thread blocks and allows loaders, no other finds its photograph's loader blocked."""
+    real = pyvips.operation_block_set
+
+    def slowly(name: str, *, state: bool) -> None:
+        real(name, state=state)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(pyvips, "operation_block_set", slowly)
+    resize_module._set_up_libvips.cache_clear()
+    content = photograph(progressive=True)
+    with ThreadPoolExecutor(4) as pool:
+
+        def after(seconds: float) -> str:
+            time.sleep(seconds)
+            return message_of(content)
+
+        assert list(pool.map(after, (0.0, 0.05, 0.1, 0.11))) == ["ok"] * 4

@@ -252,7 +252,7 @@ def message_of(content: bytes) -> str:
 def test_threads_that_come_first_together_find_libvips_set_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While one thread blocks and allows loaders, no other finds its photograph's loader blocked."""
+    """While one thread blocks and allows loaders, no other finds its own loader blocked."""
     real = pyvips.operation_block_set
 
     def slowly(name: str, *, state: bool) -> None:

@@ -19,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 NUM_COMPARED = 24
 PACKAGES = (
     "img2dataset",
@@ -31,7 +33,6 @@ PACKAGES = (
     "pyvips",
     "pyvips-binary",
     "torch",
-    "scikit-image",
 )
 
 Outputs = Iterator[tuple[str, bytes]]
@@ -144,16 +145,12 @@ def _compare(jpeg: bytes, original: Path) -> tuple[float, int]:
 
 def _ssim(full: Any, output: Any) -> float:
     """SSIM of Y of ``output`` against ``full``, made as small by Lanczos."""
-    import numpy as np
     from PIL import Image
-    from skimage.metrics import structural_similarity
+
+    from benchmarks.similarity import luma, similarity
 
     reference = full.resize(output.size, Image.Resampling.LANCZOS)
-    pair = [np.asarray(image.convert("L")) for image in (reference, output.convert("RGB"))]
-    value = structural_similarity(
-        *pair, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
-    )
-    return float(value)
+    return similarity(luma(reference), luma(output))
 
 
 def versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ REQUIREMENTS = (
     "pillow>=11,<14",
     "pyvips>=3,<4",
     "pyvips-binary>=8.16,<9",
-    "scikit-image>=0.25,<1",
+    "scipy>=1.14,<2",
     "matplotlib>=3.9,<4",
 )
 

@@ -26,8 +26,11 @@ import numpy.typing as npt
 import pyvips
 import simplejpeg
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.peer_input import whole_jpegs
+from benchmarks.similarity import luma, similarity
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.resize import encoder_version, resize_jpeg
 from serengeti_etl.sample import SampleSettings, draw_season
@@ -151,22 +154,6 @@ CANDIDATES: dict[str, Callable[[Job], bytes]] = {
 }
 
 
-def luma(image: Image.Image) -> npt.NDArray[np.float64]:
-    """Y of an image, 0–255."""
-    return np.asarray(image.convert("YCbCr"), np.float64)[..., 0]
-
-
-def similarity(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """SSIM with Gaussian weights of sigma 1.5 (Wang et al. 2004)."""
-    blur = partial(gaussian_filter, sigma=1.5, truncate=3.5)
-    mean_1, mean_2 = blur(one), blur(other)
-    var_1, var_2 = blur(one * one) - mean_1**2, blur(other * other) - mean_2**2
-    both = blur(one * other) - mean_1 * mean_2
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    above = (2 * mean_1 * mean_2 + c1) * (2 * both + c2)
-    return float((above / ((mean_1**2 + mean_2**2 + c1) * (var_1 + var_2 + c2)))[5:-5, 5:-5].mean())
-
-
 def milliseconds(jobs: list[Job]) -> dict[str, float]:
     """Median CPU per photograph of each candidate."""
     rounds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
@@ -177,17 +164,6 @@ def milliseconds(jobs: list[Job]) -> dict[str, float]:
                 candidate(job)
             rounds[name].append(1000 * (time.process_time() - started) / len(jobs))
     return {name: statistics.median(values) for name, values in rounds.items()}
-
-
-def read_photographs(folder: Path) -> list[bytes]:
-    """The first whole JPEGs below ``folder``."""
-    found: list[bytes] = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in (".jpg", ".jpeg") and len(found) < NUM_PHOTOGRAPHS:
-            content = path.read_bytes()
-            if content[:2] == b"\xff\xd8" and b"\xff\xd9" in content[len(content) // 2 :]:
-                found.append(content)
-    return found
 
 
 def job_for(content: bytes, wanted: str) -> Job:
@@ -231,7 +207,8 @@ def main() -> None:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
         if len(sys.argv) == 1:
             draw_season(folder, SampleSettings(num_sequences=14, num_sites=4))
-        photographs = read_photographs(folder)
+        paths = whole_jpegs(folder, NUM_PHOTOGRAPHS)
+        photographs = [path.read_bytes() for path in paths]
     size = sum(map(len, photographs)) / len(photographs) / 1e6
     print(f"{len(photographs)} photographs of {size:.2f} MB; {encoder_version()}")
     for wanted in SIZES:

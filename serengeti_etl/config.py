@@ -19,8 +19,13 @@ MIB = 1024 * 1024
 FORMATS = ("coco", "hakuna", "dryad", "camtrap_dp", "folders", "csv")
 """Formats of label files."""
 
-ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z")
-"""Of names of archives; those that cannot be read by parts are refused when they are opened."""
+COMPRESSED_ARCHIVE = re.compile(r"(?i)\.(tar\.\w+|t(gz|bz2?|xz|zst|lz)|7z|rar)$")
+"""Ends the name of an archive that is compressed as a whole, so that no part can be read alone."""
+
+ARCHIVE_PIECE = re.compile(r"(?i)\.(z\d\d|zip\.\d\d\d)$")
+"""Ends the name of a piece of a split zip."""
+
+_ARCHIVES = (re.compile(r"(?i)\.(zip|tar)$"), COMPRESSED_ARCHIVE, ARCHIVE_PIECE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,10 +177,13 @@ class SeasonPipeline:
 
     @property
     def archives(self) -> tuple[str, ...]:
-        """The archives that hold the photographs; () where each is a file of its own."""
+        """The archives that hold the photographs; () where each is a file of its own.
+
+        Those that cannot be read by parts are among them, and refused when they are listed.
+        """
         if isinstance(self.images, tuple):
             return self.images
-        return (self.images,) if self.images.lower().endswith(ARCHIVE_ENDINGS) else ()
+        return (self.images,) if any(kind.search(self.images) for kind in _ARCHIVES) else ()
 
     @property
     def images_folder(self) -> str:

@@ -6,8 +6,7 @@
     ├── ConfigError (ValueError)    a setting asks for something impossible
     ├── CatalogError (ValueError)   a label file is missing something or contradicts itself
     ├── ImageError (ValueError)     one photograph is unreadable; recorded, never fatal alone
-    ├── ChecksumError (ValueError)  the bytes that came are not those that the store declares
-    ├── SourceRefused               the store of the photographs refuses all of them
+    ├── SourceRefused               the store of the photographs refuses one after the other
     ├── ShardError (OSError)        a shard could not be written, or does not match its checksum
     ├── DatasetError (ValueError)   dataset.json, index and shards disagree
     ├── RunError                    a training cannot go on: checkpoints damaged, or diverged
@@ -58,12 +57,8 @@ class ImageError(SerengetiError, ValueError):
         return f"{self.reason}: {self.message}"
 
 
-class ChecksumError(SerengetiError, ValueError):
-    """The bytes that came, twice, are not those that the store declares."""
-
-
 class SourceRefused(SerengetiError):  # noqa: N818 - the store's answer, in its words
-    """The store of the photographs refuses every one of them; its reason and what to do."""
+    """The store refuses one photograph after the other; its reason and what to do."""
 
 
 class ShardError(SerengetiError, OSError):

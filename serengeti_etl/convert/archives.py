@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serengeti_etl.catalog.folders import IMAGE_EXTENSIONS
+from serengeti_etl.config import ARCHIVE_PIECE, COMPRESSED_ARCHIVE
 from serengeti_etl.errors import CatalogError, ConfigError, ImageError
 from serengeti_etl.storage import Store
 
@@ -50,8 +51,6 @@ REASONS = ("checksum", "corrupt", "unsupported_format", "too_large")
 MAX_NUM_BYTES = 1 << 28
 """Size of the content, in bytes, beyond which a member is no photograph."""
 
-_COMPRESSED = re.compile(r"(?i)\.(tar\.\w+|t(gz|bz2?|xz|zst|lz)|7z|rar)$")
-_PIECE = re.compile(r"(?i)\.(z\d\d|zip\.\d\d\d)$")
 _PHOTOGRAPH = re.compile("(?i)({})$".format("|".join(map(re.escape, IMAGE_EXTENSIONS))))
 _JUNK = re.compile(r"(^|/)(__MACOSX/|\._[^/]*$|\.DS_Store$|Thumbs\.db$|desktop\.ini$)")
 
@@ -110,11 +109,11 @@ def check_archive_name(name: str) -> None:
     Raises:
         ConfigError: it is compressed as a whole, or a piece of a split zip.
     """
-    if _COMPRESSED.search(name):
+    if COMPRESSED_ARCHIVE.search(name):
         raise ConfigError(
             f"{name} cannot be read by parts: unpack or recompress as plain tar or zip"
         )
-    if _PIECE.search(name):
+    if ARCHIVE_PIECE.search(name):
         raise ConfigError(
             f"{name} cannot be read alone, being a piece of a split zip: join the pieces first, "
             "such as by zip -s 0 split.zip --out whole.zip"

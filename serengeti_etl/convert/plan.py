@@ -36,6 +36,7 @@ class PlannedShard:
         name: such as ``train-000012``.
         split: ``train`` or ``val``.
         row_group: its row group in plan.parquet, from 0.
+        first_row: of the plan's rows the first that is its own, from 0.
         num_images: rows of that row group.
         fingerprint: of everything that decides the shard's bytes, hexadecimal.
     """
@@ -43,8 +44,13 @@ class PlannedShard:
     name: str
     split: str
     row_group: int
+    first_row: int
     num_images: int
     fingerprint: str
+
+    def part_of(self, table: pa.Table) -> pa.Table:
+        """Its rows of a table that has a row for each of the plan, in the same order."""
+        return table.slice(self.first_row, self.num_images)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +75,7 @@ class Plan:
 
     def shard_rows(self, shard: PlannedShard) -> pa.Table:
         """The plan rows of one shard."""
-        first = sum(other.num_images for other in self.shards[: shard.row_group])
-        return self.rows.slice(first, shard.num_images)
+        return shard.part_of(self.rows)
 
 
 def make_plan(selection: Selection, pipeline: SeasonPipeline, encoder: str) -> Plan:
@@ -193,6 +198,7 @@ def _planned_shards(
                 name=names[at],
                 split=split,
                 row_group=at,
+                first_row=int(first),
                 num_images=int(counts[at]),
                 fingerprint=digest.hexdigest(),
             )

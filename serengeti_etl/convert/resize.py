@@ -21,7 +21,6 @@ from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.gate import Gate
 from serengeti_etl.convert.plain_jpeg import (
     Pixels,
-    PlainJpeg,
     codec_version,
     decode_scaled,
     encode_jpeg,
@@ -121,8 +120,9 @@ def resize_photograph(photograph: bytes, settings: ResizeSettings, stages: Stage
     if not photograph:
         raise ImageError("empty_file", "the file has 0 bytes")
     plain = plain_jpeg(photograph)
-    if plain is None or not _is_within_limits(plain, settings):
+    if plain is None:
         return _resize_any(photograph, settings, stages)
+    _check_size(plain.width, plain.height, settings)
     target = _target_of(plain.width, plain.height, settings)
     try:
         with stages.time("decode"):
@@ -132,11 +132,6 @@ def resize_photograph(photograph: bytes, settings: ResizeSettings, stages: Stage
     with stages.time("reduce"):
         pixels_HWC = _reduced(pixels_HWC, target)
     return _encoded(pixels_HWC, settings, (plain.width, plain.height), stages)
-
-
-def _is_within_limits(photograph: PlainJpeg, settings: ResizeSettings) -> bool:
-    width, height = photograph.width, photograph.height
-    return width * height <= settings.max_pixels and min(width, height) >= settings.min_side
 
 
 def _reduced(pixels_HWC: Pixels, target: tuple[int, int]) -> Pixels:
@@ -227,18 +222,22 @@ def _resize(
 
 def _check_header(header: Any, photograph: bytes, settings: ResizeSettings) -> None:
     """Refuse what the header alone shows to be unusable, before a pixel is decoded."""
-    width, height = header.width, header.height
+    _check_size(header.width, header.height, settings)
+    if header.bands == _CMYK_BANDS and header.interpretation == "cmyk":
+        # Without Adobe's marker libvips takes the values for inverted: the result is a negative.
+        is_jpeg = header.get("vips-loader").startswith("jpeg")
+        if is_jpeg and _ADOBE_MARKER not in photograph:
+            raise ImageError("unsupported_format", "CMYK without an Adobe marker is ambiguous")
+
+
+def _check_size(width: int, height: int, settings: ResizeSettings) -> None:
+    """Refuse a photograph that declares more pixels than allowed, or too few."""
     if width * height > settings.max_pixels:
         raise ImageError(
             "too_many_pixels", f"declares {width}x{height} px, above {settings.max_pixels:,}"
         )
     if min(width, height) < settings.min_side:
         raise ImageError("too_small", f"{width}x{height} px, a side is below {settings.min_side}")
-    if header.bands == _CMYK_BANDS and header.interpretation == "cmyk":
-        # Without Adobe's marker libvips takes the values for inverted: the result is a negative.
-        is_jpeg = header.get("vips-loader").startswith("jpeg")
-        if is_jpeg and _ADOBE_MARKER not in photograph:
-            raise ImageError("unsupported_format", "CMYK without an Adobe marker is ambiguous")
 
 
 def _thumbnail(photograph: bytes, header: Any, settings: ResizeSettings, options: str) -> Any:

@@ -102,7 +102,8 @@ def convert_season(
 
     Raises:
         ConfigError: ``output`` holds another plan, or a setting is impossible.
-        CatalogError: the label file contradicts itself.
+        CatalogError: the label file contradicts itself, or an archive of photographs is damaged.
+        SourceRefused: the store of the photographs refuses one after the other.
         Incomplete: some shards failed for reasons that may pass; call again.
         TooManyFailures: more rejects than ``pipeline.max_reject_share``.
     """
@@ -116,11 +117,12 @@ def convert_season(
     todo = [shard for shard in plan.shards if shard.name not in committed]
     if todo and pipeline.archives:
         _write_locations(store, plan, pipeline)
-    outcomes = runner.map(make_shard, _tasks(todo, pipeline, (store, runner.num_threads)))
+    outcomes = runner.map(make_shard, _tasks(todo, pipeline, store, runner.num_threads))
     tally.add_all(outcomes)
-    conversion = _finish(store, plan, num_images, (pipeline, tally))
+    tally.check_whole()
     # Which archive a photograph came from is no part of the dataset: a folder gives the same.
     store.delete(LOCATIONS_FILE)
+    conversion = _finish(store, plan, num_images, (pipeline, tally))
     store.remove_partial()
     return conversion
 
@@ -188,12 +190,9 @@ def _write_plan(store: Store, season: PlannedSeason, pipeline: SeasonPipeline) -
 def _write_row_groups(store: Store, name: str, plan: Plan, rows: pa.Table) -> None:
     """Write a table that has a row for each of the plan, one row group per shard."""
     sink = io.BytesIO()
-    first = 0
     with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
         for shard in plan.shards:
-            part = rows.slice(first, shard.num_images)
-            writer.write_table(part, row_group_size=shard.num_images)
-            first += shard.num_images
+            writer.write_table(shard.part_of(rows), row_group_size=shard.num_images)
     store.write(name, sink.getbuffer())
 
 
@@ -273,9 +272,8 @@ def _known_report(store: Store, info: ShardInfo) -> ShardReport:
 
 
 def _tasks(
-    shards: Iterable[PlannedShard], pipeline: SeasonPipeline, place: tuple[Store, int | None]
+    shards: Iterable[PlannedShard], pipeline: SeasonPipeline, store: Store, num_threads: int | None
 ) -> Iterator[ShardTask]:
-    store, num_threads = place
     source = _source(pipeline)
     for shard in shards:
         yield ShardTask(
@@ -348,7 +346,6 @@ def _finish(
 ) -> Conversion:
     """Compact the index, balance the ledger, write dataset.json."""
     pipeline, tally = run
-    tally.check_whole()
     infos = tuple(tally.infos[shard.name] for shard in plan.shards)
     compact_index(store, infos)
     ledger = count_ledger(store, num_images, infos)

@@ -86,13 +86,22 @@ def test_many_requests_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) ->
     assert list(fetch_in_order(HERE, wanted(*names))) == [b"x"] * 2 * fetch.MAX_IN_FLIGHT
 
 
-def test_a_missing_photograph_is_a_reject_and_an_outage_is_not() -> None:
-    """404 and a folder are counted reasons; a store that fails raises."""
+def test_a_missing_photograph_is_a_reject_and_an_outage_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not there is a counted reason; a store that fails raises."""
     HERE.write("there.jpg", b"1")
     found = list(fetch_in_order(HERE, wanted("there.jpg", "not there.jpg")))
     assert found[0] == b"1"
     assert isinstance(found[1], ImageError)
     assert found[1].reason == "missing"
+
+    def away(self: Store, name: str) -> bytes:
+        raise ConnectionError(f"{self.url}{name} is away")
+
+    monkeypatch.setattr(Store, "read", away)
+    with pytest.raises(ConnectionError, match="is away"):
+        list(fetch_in_order(HERE, wanted("there.jpg")))
 
 
 def refusing(names: set[str]) -> Any:

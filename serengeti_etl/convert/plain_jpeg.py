@@ -23,7 +23,7 @@ SCALES = ((1, 2.0), (2, 2.0), (3, 1.5), (4, 1.5), (8, 1.0))
 """Scales of a decode in eighths, and how many times the target its sides must be at least.
 
 Less costs sharpness, more costs time. Of the similarity that a full decode keeps after coding,
-3/8 at 1.5 keeps 0.996, 1/4 at 1.5 keeps 0.989, 1/4 at 1 keeps 0.974 (``benchmarks/resize.py`` on
+3/8 at 1.5 keeps 0.995, 1/4 at 1.5 keeps 0.989, 1/4 at 1 keeps 0.974 (``benchmarks/resize.py`` on
 Serengeti originals). 5/8 to 7/8 have no vector code: a full decode is as fast.
 """
 

@@ -57,9 +57,9 @@ def _say_error(error: SerengetiError | OSError, *, debug: bool) -> int:
 
 def _may_pass(error: SerengetiError | OSError) -> bool:
     """True for a full disk or a store that is away, not for what is refused or never there."""
-    from serengeti_etl.storage import is_transient
+    from serengeti_etl.retry import is_transient
 
-    return not isinstance(error, SerengetiError) and is_transient(error)
+    return is_transient(error)
 
 
 def _say_interrupted() -> int:

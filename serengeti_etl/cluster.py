@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from serengeti_etl.config import ClusterSpec
-from serengeti_etl.errors import ConfigError, ShardError
+from serengeti_etl.errors import ConfigError, RequestRefused, ShardError
 
 TASKS_PER_THREAD = 3
 """Tasks handed to a cluster per thread: enough to keep it busy, few enough to stay small."""
@@ -65,8 +65,8 @@ class Runner(Protocol):
     ) -> Iterator[Outcome[TaskT, ResultT]]:
         """Each task's outcome, in the order of completion.
 
-        ``OSError`` (so ``ShardError``) ends up in the outcome; every other error is raised, because
-        running again would not mend it.
+        ``OSError`` (so ``ShardError``) ends up in the outcome; every other error, and
+        ``RequestRefused``, is raised, because running again would not mend it.
         """
 
 
@@ -82,6 +82,8 @@ class SerialRunner:
         for task in tasks:
             try:
                 yield Outcome(task=task, result=function(task))
+            except RequestRefused:
+                raise
             except OSError as error:
                 yield Outcome(task=task, error=error)
 
@@ -135,7 +137,7 @@ class DaskRunner:
             error = ShardError(f"{task.key}: the cluster gave it up: {cancelled}")
         if isinstance(error, KilledWorker):
             error = ShardError(f"{task.key}: its worker died each time it was tried: {error}")
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError) or isinstance(error, RequestRefused):
             raise error
         return Outcome(task=task, error=error)
 

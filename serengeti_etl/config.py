@@ -136,7 +136,8 @@ class SeasonPipeline:
         classes: categories in order of the model's outputs; None takes all that occur, sorted.
         max_sequences: keep only this many sequences, chosen by ``shards.seed``; None keeps all.
         max_reject_share: share of the planned images, 0–1, above which the run stops.
-        storage_options: options for fsspec to open ``source`` with, such as ``{"anon": True}``.
+        storage_options: how to open ``source``, such as ``{"anon": True}`` for a public bucket:
+            by the names of s3fs, gcsfs and adlfs, or obstore's own (``buckets.options``).
         licence: licence of the photographs, carried into dataset.json.
         citation: how to cite them, likewise.
     """

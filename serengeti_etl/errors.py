@@ -6,6 +6,8 @@
     ├── ConfigError (ValueError)    a setting asks for something impossible
     ├── CatalogError (ValueError)   a label file is missing something or contradicts itself
     ├── ImageError (ValueError)     one photograph is unreadable; recorded, never fatal alone
+    ├── ChecksumError (ValueError)  what a store sends is not what it says to hold
+    ├── RequestRefused (OSError)    a store will never answer this request; says why
     ├── SourceRefused               the store of the photographs refuses one after the other
     ├── ShardError (OSError)        a shard could not be written, or does not match its checksum
     ├── DatasetError (ValueError)   dataset.json, index and shards disagree
@@ -55,6 +57,14 @@ class ImageError(SerengetiError, ValueError):
     def __str__(self) -> str:
         """The reason and the sentence on one line."""
         return f"{self.reason}: {self.message}"
+
+
+class ChecksumError(SerengetiError, ValueError):
+    """The bytes that a store sends do not match the size or checksum that it declares."""
+
+
+class RequestRefused(SerengetiError, OSError):  # noqa: N818 - the store's answer, in its words
+    """A store will never answer this request: a wrong name, setting or kind of store."""
 
 
 class SourceRefused(SerengetiError):  # noqa: N818 - the store's answer, in its words

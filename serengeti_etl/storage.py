@@ -3,46 +3,33 @@
 A ``Store`` is a folder or a bucket prefix. Names are relative to it and use ``/``. Nothing is ever
 visible under its final name before it is whole: locally a temporary file is renamed, on a bucket
 one object is put at once (``with fsspec.open(url, "wb")`` would keep half a file when its body
-raises).
+raises). Here alone is decided who reads what: buckets and web servers obstore, all else fsspec.
 """
 
+import errno
+import io
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import fsspec
-import stamina
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from serengeti_etl.buckets.bucket import open_bucket
+from serengeti_etl.buckets.place import place_of
 from serengeti_etl.errors import ConfigError
+from serengeti_etl.files import Content, Files, FsspecFiles, LocalFiles
+from serengeti_etl.retry import OnRetry, retried
 
-NUM_ATTEMPTS = 5
-"""Tries of one request before its error is passed on."""
-
-_FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_CLIENT_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "azure", "obstore")
-
-
-def is_transient(error: Exception) -> bool:
-    """True for faults of a store or network that may pass, false for answers that will not.
-
-    Clients raise ``OSError`` for most faults and their own classes for some; both are tried again.
-    """
-    if isinstance(error, _FINAL_ERRORS):
-        return False
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or package in _CLIENT_PACKAGES
+_READ_AHEAD_NUM_BYTES = 1024 * 1024
 
 
 def join_url(base: str, name: str) -> str:
     """``name`` below ``base``; ``name`` itself when it is a full url or an absolute path."""
-    if not name or "://" in name or name.startswith("/"):
+    if not name or _is_whole(name):
         return name or base
     return f"{base.rstrip('/')}/{name}"
 
@@ -52,15 +39,19 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
+def _is_whole(name: str) -> bool:
+    return "://" in name or name.startswith("/")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Store:
     """A folder or bucket prefix that is read and written by name.
 
-    Small enough to travel inside a task: the connection is made (and cached by fsspec) where used.
+    Small enough to travel inside a task: the connection is made, and kept, where it is used.
 
     Attributes:
         url: folder path or any fsspec url.
-        options: keyword arguments for the fsspec file system.
+        options: how to open it: for buckets, names of ``buckets.options``; else fsspec's.
     """
 
     url: str
@@ -78,21 +69,47 @@ class Store:
             PermissionError: the store refuses.
             OSError: the store failed on every try.
         """
-        return self.read_range(name, None, None)
+        files, path = self._find(name)
+        return retried(files.read)(path)
 
-    def read_range(self, name: str, start: int | None, end: int | None) -> bytes:
+    def read_checked(self, name: str, on_retry: OnRetry | None = None) -> bytes:
+        """All bytes of ``name``, as many as the store declares and with its checksum, if any.
+
+        Args:
+            name: of the object.
+            on_retry: called with each error that is followed by another try.
+
+        Raises:
+            ChecksumError: size or checksum differ.
+            OSError: as ``read``.
+        """
+        files, path = self._find(name)
+        return retried(files.read_checked, on_retry)(path)
+
+    def read_range(self, name: str, start: int, end: int, on_retry: OnRetry | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of ``name``. Raises as ``read``."""
-        fs, root = self._open()
-        return cast("bytes", _retry(fs.cat_file, _below(root, name), start=start, end=end))
+        files, path = self._find(name)
+        return retried(files.read_range, on_retry)(path, start, end)
 
     def read_json(self, name: str) -> Any:
         """The parsed JSON of ``name``. Raises as ``read``, and ValueError on bad JSON."""
         return json.loads(self.read(name))
 
-    def open_input(self, name: str) -> BinaryIO:
-        """A seekable file for reading ``name`` by parts."""
-        fs, root = self._open()
-        return cast("BinaryIO", fs.open(_below(root, name), "rb"))
+    def open_input(self, name: str, num_bytes_ahead: int = _READ_AHEAD_NUM_BYTES) -> BinaryIO:
+        """A seekable file for reading ``name`` by parts.
+
+        Args:
+            name: of the object.
+            num_bytes_ahead: read at once, so that many small reads are few requests.
+
+        Raises:
+            OSError: as ``read``, now or when it is read.
+        """
+        local = self.local_path(name)
+        if local is not None:
+            return local.open("rb")
+        parts = _Parts(self, name, self.num_bytes(name))
+        return cast("BinaryIO", io.BufferedReader(parts, num_bytes_ahead))
 
     def write(self, name: str, content: bytes | bytearray | memoryview) -> None:
         """Put ``content`` at ``name``, whole or not at all, replacing what was there.
@@ -100,51 +117,12 @@ class Store:
         Raises:
             OSError: the store failed on every try; nothing is visible under ``name``.
         """
-        fs, root = self._open()
-        if isinstance(fs, LocalFileSystem):
-            _retry(_replace_file, Path(root), name, content)
-        else:
-            _retry(fs.pipe_file, _below(root, name), bytes(content))
+        self._write(name, content)
 
     def write_json(self, name: str, value: object) -> None:
         """Put ``value`` as sorted, indented JSON: the same value gives the same bytes."""
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         self.write(name, f"{text}\n".encode())
-
-    def exists(self, name: str) -> bool:
-        """True when an object or file of that name is there now."""
-        fs, root = self._open()
-        return bool(_retry(fs.isfile, _below(root, name)))
-
-    def num_bytes(self, name: str) -> int:
-        """Size of ``name`` in bytes. Raises as ``read``."""
-        fs, root = self._open()
-        return int(_retry(fs.info, _below(root, name))["size"])
-
-    def list(self, folder: str) -> list[str]:
-        """Sorted names of the files directly in ``folder``, as ``folder/file``; [] without one."""
-        fs, root = self._open()
-        try:
-            entries = _retry(fs.ls, _below(root, folder), detail=True)
-        except FileNotFoundError:
-            return []
-        files = [entry["name"] for entry in entries if entry["type"] == "file"]
-        return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in files)
-
-    def find(self, folder: str) -> tuple[str, ...]:
-        """Sorted names, below ``folder``, of the files anywhere in it; () without one."""
-        fs, root = self._open()
-        base = _below(root, folder)
-        try:
-            paths = _retry(fs.find, base)
-        except FileNotFoundError:
-            return ()
-        return tuple(sorted(path[len(base) :].lstrip("/") for path in paths))
-
-    def is_folder(self, name: str) -> bool:
-        """True when files lie below ``name``."""
-        fs, root = self._open()
-        return bool(_retry(fs.isdir, _below(root, name)))
 
     def upload(self, path: Path, name: str) -> None:
         """Put the local file ``path`` at ``name``, as ``write`` does, without holding it in memory.
@@ -152,22 +130,56 @@ class Store:
         Raises:
             OSError: the store failed on every try; nothing is visible under ``name``.
         """
-        fs, root = self._open()
-        if isinstance(fs, LocalFileSystem):
-            _retry(_replace_file, Path(root), name, path)
-        else:
-            _retry(fs.put_file, str(path), _below(root, name))
+        self._write(name, path)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[Callable[[bytes], object]]:
+        """A function that appends to ``name``: whole after the block, and not there if it raises.
+
+        What is appended goes on its way at once and is not held in memory.
+
+        Raises:
+            OSError: the store failed; nothing is visible under ``name``.
+        """
+        files, path = self._find(name)
+        with files.create(path) as append:
+            yield append
+
+    def exists(self, name: str) -> bool:
+        """True when an object or file of that name is there now."""
+        files, path = self._find(name)
+        return retried(files.exists)(path)
+
+    def num_bytes(self, name: str) -> int:
+        """Size of ``name`` in bytes. Raises as ``read``."""
+        files, path = self._find(name)
+        return retried(files.num_bytes)(path)
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted names of the files directly in ``folder``, as ``folder/file``; [] without one."""
+        files, path = self._find(folder)
+        names = (name.rsplit("/", 1)[-1] for name in retried(files.list)(path))
+        return sorted(f"{folder}/{name}".lstrip("/") for name in names)
+
+    def find(self, folder: str) -> tuple[str, ...]:
+        """Sorted names, below ``folder``, of the files anywhere in it; () without one."""
+        files, path = self._find(folder)
+        return tuple(sorted(name[len(path) :].lstrip("/") for name in retried(files.find)(path)))
+
+    def is_folder(self, name: str) -> bool:
+        """True when files lie below ``name``."""
+        files, path = self._find(name)
+        return retried(files.is_folder)(path)
 
     def delete(self, name: str) -> None:
         """Make sure that there is no object ``name``."""
-        if self.exists(name):
-            fs, root = self._open()
-            _retry(fs.rm_file, _below(root, name))
+        files, path = self._find(name)
+        retried(files.delete)(path)
 
     def local_path(self, name: str) -> Path | None:
         """Path of ``name`` when this store is a local folder, else None."""
-        fs, root = self._open()
-        return Path(_below(root, name)) if isinstance(fs, LocalFileSystem) else None
+        files, path = self._find(name)
+        return Path(path) if isinstance(files, LocalFiles) else None
 
     def remove_partial(self) -> None:
         """Remove unfinished writes that a killed process left; buckets keep none."""
@@ -175,52 +187,66 @@ class Store:
         for path in root.rglob(".*.partial") if root else ():
             path.unlink(missing_ok=True)
 
-    def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        # Listings are not cached: another process writes to the same place.
-        try:
-            fs, root = url_to_fs(self.url, use_listings_cache=False, **self.options)
-        except ImportError as error:
-            scheme = self.url.partition("://")[0]
-            raise ConfigError(
-                f"{self.url} needs a package that is not installed ({error}); "
-                f"install an extra such as serengeti-etl[s3], [gcs], [azure] or [http] for "
-                f"{scheme}://"
-            ) from error
-        except ValueError as error:
-            # Clients say so what they lack, such as an account or a known scheme.
-            raise ConfigError(
-                f"{self.url} cannot be opened: {error}; see storage_options"
-            ) from error
-        return fs, root.rstrip("/")
+    def _write(self, name: str, content: Content) -> None:
+        files, path = self._find(name)
+        retried(files.write)(path, content)
+
+    def _find(self, name: str) -> tuple[Files, str]:
+        """Who reads and writes ``name``, and its path there."""
+        url, below = (name, "") if _is_whole(name) else (self.url, name)
+        found = place_of(url)
+        if found is not None:
+            place, root = found
+            return open_bucket(place, self.options), f"{root}/{below}".strip("/")
+        files, root = _fsspec_files(url, self.options)
+        return files, f"{root}/{below}" if below else root
 
 
-def _retry(function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-    """What ``function`` returns, tried again with full-jitter back-off on transient errors."""
-    caller = stamina.RetryingCaller(attempts=NUM_ATTEMPTS, timeout=120.0)
-    return caller(is_transient, function, *args, **kwargs)
+class _Parts(io.RawIOBase):
+    """An object of a store as a file: each read is a request."""
+
+    def __init__(self, store: Store, name: str, num_bytes: int) -> None:
+        self._store, self._name, self._num_bytes = store, name, num_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}
+        position = base[whence] + offset
+        if position < 0:
+            raise OSError(errno.EINVAL, "a place before the start")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._num_bytes)
+        if end <= self._position:
+            return 0
+        content = self._store.read_range(self._name, self._position, end)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
-def _below(root: str, name: str) -> str:
-    return f"{root}/{name}" if name else root
-
-
-def _replace_file(root: Path, name: str, content: bytes | bytearray | memoryview | Path) -> None:
-    final = root / name
-    # Beside the final name, so on the same file system: only there is a rename atomic.
-    partial = final.with_name(f".{final.name}.{secrets.token_hex(8)}.partial")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as file:
-        if isinstance(content, Path):
-            with content.open("rb") as source:
-                shutil.copyfileobj(source, file)
-        else:
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(final)
-    # The rename itself must survive a power cut, or a commit record could outlive its shard.
-    folder = os.open(final.parent, os.O_RDONLY)
+def _fsspec_files(url: str, options: Mapping[str, Any]) -> tuple[Files, str]:
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        # Listings are not cached: another process writes to the same place.
+        fs, root = url_to_fs(url, use_listings_cache=False, **options)
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        raise ConfigError(
+            f"{url} needs fsspec's package for {scheme}://, which is not installed: {error}"
+        ) from error
+    except ValueError as error:
+        # Clients say so what they lack, such as an account or a known scheme.
+        raise ConfigError(f"{url} cannot be opened: {error}; see storage_options") from error
+    files = LocalFiles() if isinstance(fs, LocalFileSystem) else FsspecFiles(fs)
+    return files, root.rstrip("/")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.label_config import FractionSplit
 from tests.servers import S3_CREDENTIALS, s3_server
@@ -69,6 +70,7 @@ def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
+    close_buckets()
 
     def make(name: str) -> str:
         bucket = f"{name}-{secrets.token_hex(4)}"

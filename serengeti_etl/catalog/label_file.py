@@ -9,6 +9,8 @@ from typing import BinaryIO
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 
+_READ_AHEAD_NUM_BYTES = 8 << 20  # it is read from end to end
+
 
 @contextmanager
 def open_label_file(source: Store, name: str) -> Iterator[BinaryIO]:
@@ -18,7 +20,7 @@ def open_label_file(source: Store, name: str) -> Iterator[BinaryIO]:
         CatalogError: there is none.
     """
     try:
-        with source.at(name).open_input("") as file:
+        with source.open_input(name, _READ_AHEAD_NUM_BYTES) as file:
             yield file
     except FileNotFoundError:
         raise CatalogError(f"there is no label file {source.at(name).url}") from None

@@ -69,6 +69,8 @@ _MAX_HEADER = _HEADER.size + 2 * 0xFFFF  # with its name and extra field
 
 _MAX_PADDING = 1 << 20  # a tar ends in zeros up to the size of a tape's record
 
+_TAR_HOP_NUM_BYTES = 16 * 1024  # to read at each header: the photograph behind it is not wanted
+
 _NUM_PROBES = 64
 
 # What zipfile and tarfile raise on damaged input; UnicodeDecodeError is a ValueError.
@@ -273,13 +275,13 @@ class _Members:
 
 
 def _list_archive(store: Store, name: str) -> pa.Table:
-    place = store.at(name)
-    read = _list_zip if name.lower().endswith(".zip") else _list_tar
+    is_zip = name.lower().endswith(".zip")
+    read = _list_zip if is_zip else _list_tar
     try:
-        with place.open_input("") as file:
+        with store.open_input(name, 1 << 20 if is_zip else _TAR_HOP_NUM_BYTES) as file:
             return read(file, name)
     except FileNotFoundError:
-        raise CatalogError(f"there is no archive {place.url}") from None
+        raise CatalogError(f"there is no archive {store.at(name).url}") from None
 
 
 def _damaged(name: str, what: object) -> CatalogError:

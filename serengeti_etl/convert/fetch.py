@@ -1,12 +1,16 @@
 """Photographs from where they lie: many requests at once, bounded by bytes, results in order."""
 
+import math
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from serengeti_etl.convert.archives import Location, check_member, member_bytes
-from serengeti_etl.errors import ImageError, SourceRefused
+from serengeti_etl.errors import ChecksumError, ImageError, SourceRefused
+from serengeti_etl.retry import OnRetry, is_slow_down
 from serengeti_etl.storage import Store
 
 MAX_IN_FLIGHT = 32
@@ -22,6 +26,8 @@ NUM_REFUSALS = 16
 """Photographs refused in a row after which it is the store that refuses, not a photograph."""
 
 _FIRST_GUESS_NUM_BYTES = 2 * 1024 * 1024
+_ROUND_SECONDS = 1.0
+_DAMAGED = ("checksum", "corrupt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +59,14 @@ def fetch_in_order(images: Store, wanted: Sequence[Wanted]) -> Iterator[bytes | 
         SourceRefused: it refuses one photograph after the other.
     """
     num_refused = 0
+    # A task of fewer photographs than that is as good a sign when all of them are refused.
+    limit = max(2, min(NUM_REFUSALS, len(wanted)))
     for photograph, content in zip(wanted, _read_ahead(images, wanted), strict=True):
         if isinstance(content, ImageError) and content.reason == "forbidden":
             num_refused += 1
-            if num_refused == NUM_REFUSALS:
+            if num_refused == limit:
                 raise SourceRefused(
-                    f"{images.url} refuses {NUM_REFUSALS} photographs in a row, the last being "
+                    f"{images.url} refuses {limit} photographs in a row, the last being "
                     f"{photograph.file_name}: {content.message}. Check the credentials in the "
                     "environment and storage_options, then run the same command again: finished "
                     "shards are kept"
@@ -70,16 +78,18 @@ def fetch_in_order(images: Store, wanted: Sequence[Wanted]) -> Iterator[bytes | 
 
 def _read_ahead(images: Store, wanted: Sequence[Wanted]) -> Iterator[bytes | ImageError]:
     pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="fetch")
+    pace = Pace()
     pending: deque[_Request] = deque()
     largest = _FIRST_GUESS_NUM_BYTES
     try:
         for photograph in wanted:
             # What is under way counts as the largest so far, until its size is known.
-            while pending and not _is_room(pending, largest):
+            while pending and not _is_room(pending, pace, largest):
                 content = pending.popleft().result()
+                pace.answered()
                 largest = max(largest, _num_bytes(content))
                 yield content
-            future = pool.submit(_fetch, images, photograph)
+            future = pool.submit(_fetch, images, photograph, pace.told)
             pending.append(_Request(images=images, photograph=photograph, future=future))
         while pending:
             yield pending.popleft().result()
@@ -114,8 +124,40 @@ class _Request:
             ) from error
 
 
-def _is_room(pending: deque[_Request], largest: int) -> bool:
-    if len(pending) >= MAX_IN_FLIGHT:
+class Pace:
+    """How many requests may be under way: half as many when the store says that it is too much.
+
+    One more again for each round of answers, as TCP does (AIMD; Chiu and Jain, 1989).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limit = float(MAX_IN_FLIGHT)
+        self._halved_at = -math.inf
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that may be under way now, at least 1."""
+        return int(self._limit)
+
+    def told(self, error: BaseException) -> None:
+        """Take note of an error that is followed by another try."""
+        if not is_slow_down(error):
+            return
+        with self._lock:
+            # All that are under way hear the same: it counts once.
+            if time.monotonic() - self._halved_at > _ROUND_SECONDS:
+                self._halved_at = time.monotonic()
+                self._limit = max(1.0, self._limit / 2)
+
+    def answered(self) -> None:
+        """Take note of an answer."""
+        with self._lock:
+            self._limit = min(float(MAX_IN_FLIGHT), self._limit + 1 / self._limit)
+
+
+def _is_room(pending: deque[_Request], pace: Pace, largest: int) -> bool:
+    if len(pending) >= pace.num_in_flight:
         return False
     num_bytes = sum(request.num_bytes(largest) for request in pending)
     return num_bytes + largest <= MAX_NUM_BYTES_AHEAD
@@ -125,10 +167,10 @@ def _num_bytes(content: bytes | ImageError) -> int:
     return len(content) if isinstance(content, bytes) else 0
 
 
-def _fetch(images: Store, wanted: Wanted) -> bytes | ImageError:
+def _fetch(images: Store, wanted: Wanted, on_retry: OnRetry) -> bytes | ImageError:
     name = wanted.file_name
     try:
-        return _content(images, wanted)
+        return _content(images, wanted, on_retry)
     except ImageError as error:
         return error
     except FileNotFoundError:
@@ -140,21 +182,26 @@ def _fetch(images: Store, wanted: Wanted) -> bytes | ImageError:
         return ImageError("missing", f"{name} is not a file")
 
 
-def _content(images: Store, wanted: Wanted) -> bytes:
+def _content(images: Store, wanted: Wanted, on_retry: OnRetry) -> bytes:
     if wanted.is_absent:
         raise ImageError("missing", f"there is no file {wanted.file_name}")
     if wanted.location is not None:
-        return _member(images, wanted.location)
-    return images.at(wanted.file_name).read("")
-
-
-def _member(images: Store, location: Location) -> bytes:
-    """The content of a member, fetched once more where it does not match its checksum."""
-    check_member(location)
-    archive = images.at(location.archive)
+        check_member(wanted.location)
     try:
-        return member_bytes(archive.read_range("", location.offset, location.end), location)
+        return _once(images, wanted, on_retry)
     except ImageError as error:
-        if error.reason not in ("checksum", "corrupt"):
+        if error.reason not in _DAMAGED:
             raise
-    return member_bytes(archive.read_range("", location.offset, location.end), location)
+    return _once(images, wanted, on_retry)  # it may have been damaged on the way
+
+
+def _once(images: Store, wanted: Wanted, on_retry: OnRetry) -> bytes:
+    """The content as it comes, checked against what is declared of it."""
+    location = wanted.location
+    if location is not None:
+        stored = images.read_range(location.archive, location.offset, location.end, on_retry)
+        return member_bytes(stored, location)
+    try:
+        return images.read_checked(wanted.file_name, on_retry)
+    except ChecksumError as error:
+        raise ImageError("checksum", str(error)) from error

@@ -282,7 +282,7 @@ def test_only_the_end_of_a_large_zip_is_read(
     monkeypatch.setattr(
         Store,
         "open_input",
-        lambda _self, _name: io.BufferedReader(CountingFile(tmp_path / "x.zip", "r")),
+        lambda *_: io.BufferedReader(CountingFile(tmp_path / "x.zip", "r")),
     )
     store = Store(url=str(tmp_path))
     table = list_members(store, ["x.zip"])
@@ -504,7 +504,7 @@ def test_an_outage_is_no_damage(num_reads: int, monkeypatch: pytest.MonkeyPatch)
     """Whenever the store fails, its own error comes, and nobody downloads a good zip again."""
     content = zip64_of({"a.jpg": b"", "b.jpg": b""})
 
-    def open_failing(_self: Store, _name: str) -> BinaryIO:
+    def open_failing(*_: object) -> BinaryIO:
         file = FailingFile(content)
         file.num_left = num_reads
         return file

@@ -1,0 +1,170 @@
+"""Folders and whatever else fsspec opens, read and written by path."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+Content = bytes | bytearray | memoryview | Path
+"""What can be written: bytes, or a local file that holds them."""
+
+
+class Files(Protocol):
+    """What a ``Store`` asks of a folder or bucket; each call may be tried again by it.
+
+    Every method raises ``FileNotFoundError``, ``PermissionError``, ``RequestRefused`` or, for
+    faults that may pass, any other ``OSError``.
+    """
+
+    def read(self, path: str) -> bytes:
+        """All bytes."""
+
+    def read_checked(self, path: str) -> bytes:
+        """All bytes, compared to what the store declares; ``ChecksumError`` where they differ."""
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end`` (exclusive)."""
+
+    def write(self, path: str, content: Content) -> None:
+        """Put a file or object, whole or not at all."""
+
+    def create(self, path: str) -> Any:
+        """A context manager that gives an appending function; whole after it, or not there."""
+
+    def num_bytes(self, path: str) -> int:
+        """Size in bytes."""
+
+    def exists(self, path: str) -> bool:
+        """True when there is a file or object."""
+
+    def list(self, folder: str) -> Iterable[str]:
+        """Paths of the files directly in ``folder``."""
+
+    def find(self, folder: str) -> Iterable[str]:
+        """Paths of the files anywhere in ``folder``."""
+
+    def is_folder(self, folder: str) -> bool:
+        """True when files lie in ``folder``."""
+
+    def delete(self, path: str) -> None:
+        """Make sure that there is no such file."""
+
+
+class FsspecFiles:
+    """See ``Files``.
+
+    Args:
+        fs: any file system of fsspec's.
+    """
+
+    def __init__(self, fs: fsspec.AbstractFileSystem) -> None:
+        self._fs = fs
+
+    def read(self, path: str) -> bytes:
+        """See ``Files``."""
+        return cast("bytes", self._fs.cat_file(path))
+
+    def read_checked(self, path: str) -> bytes:
+        """See ``Files``; nothing is declared here."""
+        return self.read(path)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """See ``Files``."""
+        return cast("bytes", self._fs.cat_file(path, start=start, end=end))
+
+    def write(self, path: str, content: Content) -> None:
+        """See ``Files``."""
+        if isinstance(content, Path):
+            self._fs.put_file(str(content), path)
+        else:
+            self._fs.pipe_file(path, bytes(content))
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[Callable[[bytes], object]]:
+        """See ``Files``; held in memory, for few of these systems can write a file in parts."""
+        buffer = BytesIO()
+        yield buffer.write
+        self.write(path, buffer.getbuffer())
+
+    def num_bytes(self, path: str) -> int:
+        """See ``Files``."""
+        return int(self._fs.info(path)["size"])
+
+    def exists(self, path: str) -> bool:
+        """See ``Files``."""
+        return bool(self._fs.isfile(path))
+
+    def list(self, folder: str) -> Iterable[str]:
+        """See ``Files``."""
+        try:
+            entries = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return []
+        return [entry["name"] for entry in entries if entry["type"] == "file"]
+
+    def find(self, folder: str) -> Iterable[str]:
+        """See ``Files``."""
+        try:
+            return list(self._fs.find(folder))
+        except FileNotFoundError:
+            return []
+
+    def is_folder(self, folder: str) -> bool:
+        """See ``Files``."""
+        return bool(self._fs.isdir(folder))
+
+    def delete(self, path: str) -> None:
+        """See ``Files``."""
+        if self.exists(path):
+            self._fs.rm_file(path)
+
+
+class LocalFiles(FsspecFiles):
+    """See ``Files``: this machine's own; a write survives a power cut."""
+
+    def __init__(self) -> None:
+        super().__init__(LocalFileSystem(use_listings_cache=False))
+
+    def write(self, path: str, content: Content) -> None:
+        """See ``Files``."""
+        with _replacing(Path(path)) as file:
+            if isinstance(content, Path):
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(content)
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[Callable[[bytes], object]]:
+        """See ``Files``."""
+        with _replacing(Path(path)) as file:
+            yield file.write
+
+
+@contextmanager
+def _replacing(final: Path) -> Iterator[Any]:
+    """A new file that takes the place of ``final`` once it is whole."""
+    # Beside the final name, so on the same file system: only there is a rename atomic.
+    partial = final.with_name(f".{final.name}.{secrets.token_hex(8)}.partial")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)  # there still, if something failed
+    # The rename itself must survive a power cut, or a commit record could outlive its shard.
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

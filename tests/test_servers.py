@@ -234,13 +234,13 @@ def _seconds(action: Callable[[], object]) -> float:
 
 def test_the_relay_takes_a_round_trip() -> None:
     """A request through the relay takes about its latency, and no more for a body."""
-    with _far_store(0.2, num_objects=1) as store:
+    with _far_store(1.0, num_objects=1) as store:
         seconds = _seconds(lambda: store.get("0.jpg").bytes())
-    assert 0.2 <= seconds < 0.35
+    assert 1.0 <= seconds < 2.0  # another round trip, for the body, would make it two
 
 
 def test_the_relay_delays_requests_side_by_side() -> None:
-    """Thirty-two requests at once take about as long as one."""
+    """Thirty-two requests at once take less time than three in turn."""
 
     async def get_all(store: S3Store) -> None:
         async def get(name: str) -> None:
@@ -250,7 +250,7 @@ def test_the_relay_delays_requests_side_by_side() -> None:
 
     with _far_store(0.3, num_objects=32) as store:
         seconds = _seconds(lambda: asyncio.run(get_all(store)))
-    assert 0.3 <= seconds < 0.6
+    assert 0.3 <= seconds < 0.9
 
 
 def test_the_relay_passes_the_end_of_each_direction_on() -> None:

@@ -39,18 +39,16 @@ def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
 def sizes_text(pipelines: Mapping[str, SeasonPipeline], plans: Mapping[str, Plan]) -> str:
     """What each size comes to, by its folder below the output, and all of them."""
     counts = {
-        folder: (
-            len(plan.shards),
-            plan.rows.num_rows,
-            plan.rows.num_rows * pipelines[folder].resize.typical_bytes,
-        )
+        folder: (len(plan.shards), plan.rows.num_rows, pipelines[folder].resize.typical_bytes)
         for folder, plan in plans.items()
     }
-    counts["together"] = tuple(map(sum, zip(*counts.values(), strict=True)))
     rows = [
-        (folder, shards, images, f"about {megabytes(num_bytes)}")
-        for folder, (shards, images, num_bytes) in counts.items()
+        (folder, num_shards, num_images, f"about {megabytes(num_images * num_bytes)}")
+        for folder, (num_shards, num_images, num_bytes) in counts.items()
     ]
+    shards, images = (sum(row[at] for row in counts.values()) for at in (0, 1))
+    size = sum(num_images * num_bytes for _, num_images, num_bytes in counts.values())
+    rows.append(("together", shards, images, f"about {megabytes(size)}"))
     return table_text("sizes", ("folder", "shards", "images", "size"), rows)
 
 

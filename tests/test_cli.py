@@ -69,7 +69,7 @@ def test_several_sizes_from_plan_to_verify(season: Path, tmp_path: Path) -> None
     rows = [line.split() for line in planned.stdout.partition("\nsizes\n")[2].splitlines()]
     sizes = {row[0]: row[1:] for row in rows if len(row) == 6}
     assert [sizes[size][1] for size in ("48", "128x96", "short64")] == ["55"] * 3
-    assert sizes["together"][1:] == ["165", "about", "0.5", "MB"]
+    assert sizes["together"][1:] == ["165", "about", "0.7", "MB"]
     made = run("convert", pipeline, "--output", output, "--cluster", "serial")
     assert made.returncode == 2, made.stderr
     for size in ("48", "128x96", "short64"):

@@ -383,11 +383,22 @@ def test_a_finer_decode_harms_no_size() -> None:
     buffer = io.BytesIO()
     coarse.save(buffer, "JPEG", quality=92)
     content = buffer.getvalue()
-    for size in ("256x192", "64"):
+    sizes = ("512x384", "256x192", "128x96")
+    for size in sizes[1:]:
         alone = resize_jpeg(content, ResizeSettings(size=size))
-        shared = resize_jpeg(content, ResizeSettings(size=size, decode_sizes=SIZES))
+        shared = resize_jpeg(content, ResizeSettings(size=size, decode_sizes=sizes))
         assert shared.jpeg != alone.jpeg, "the decode is another"
         assert difference(shared, content) <= 1.02 * difference(alone, content)
+
+
+def test_the_smallest_of_several_sizes_is_as_bright_as_the_photograph() -> None:
+    """Reduced by a factor of 12 and more from the shared decode, a grey stays that grey."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (2048, 1536), (200, 200, 200)).save(buffer, "JPEG")
+    wanted = [ResizeSettings(size=size, decode_sizes=("1024", "32")) for size in ("1024", "32")]
+    for one in resize_to_each(buffer.getvalue(), wanted, Stages()):
+        assert isinstance(one, ResizedImage)
+        assert np.all(pixels_of(one.jpeg) == 200)
 
 
 def test_the_reasons_that_are_kept_hold_no_pictures() -> None:

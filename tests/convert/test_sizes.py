@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serengeti_etl.catalog.read import read_labels
 from serengeti_etl.catalog.selection import select_images
 from serengeti_etl.cluster import SerialRunner, open_runner
 from serengeti_etl.config import ClusterSpec, ResizeSettings, SeasonPipeline, ShardSettings
-from serengeti_etl.convert import plain_jpeg
+from serengeti_etl.convert import plain_jpeg, planned
 from serengeti_etl.convert import resize as resize_module
 from serengeti_etl.convert import shard as shard_module
 from serengeti_etl.convert.plan import make_plan, make_plans
@@ -138,7 +139,7 @@ def test_any_mix_of_sizes_has_one_plan(
 def test_a_photograph_is_read_and_decoded_once(
     several: SeasonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three sizes cost as many bytes and decodes as one, and the totals count them once."""
+    """Three sizes cost as many labels, bytes and decodes as one, and totals count them once."""
     real, calls = plain_jpeg.decode_scaled, []
 
     def counting(*args: Any) -> Any:
@@ -148,7 +149,15 @@ def test_a_photograph_is_read_and_decoded_once(
     monkeypatch.setattr(resize_module, "decode_scaled", counting)
     one = convert_season(several.of_size("48"), SerialRunner(), str(tmp_path / "one"))
     num_decodes = len(calls)
+    labels: list[SeasonPipeline] = []
+
+    def reading(pipeline: SeasonPipeline, scratch: Path) -> Any:
+        labels.append(pipeline)
+        return read_labels(pipeline, scratch)
+
+    monkeypatch.setattr(planned, "read_labels", reading)
     made = convert(several, tmp_path / "all")
+    assert len(labels) == 1
     assert num_decodes > 40
     assert len(calls) == 2 * num_decodes
     assert {each.num_source_bytes for each in made.values()} == {one.num_source_bytes}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from serengeti_etl.config import SeasonPipeline as SeasonPipeline
     from serengeti_etl.config import ShardSettings as ShardSettings
     from serengeti_etl.convert.season import convert_season as convert_season
+    from serengeti_etl.convert.season import convert_sizes as convert_sizes
     from serengeti_etl.dataset.index import Dataset as Dataset
     from serengeti_etl.dataset.index import open_dataset as open_dataset
     from serengeti_etl.errors import SerengetiError as SerengetiError
@@ -45,6 +46,7 @@ _HOMES = {
     "SiteListSplit": "label_config",
     "TimeSplit": "label_config",
     "convert_season": "convert.season",
+    "convert_sizes": "convert.season",
     "open_dataset": "dataset.index",
     "open_runner": "cluster",
     "webdataset_pipeline": "load.webdataset",

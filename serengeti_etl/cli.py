@@ -97,13 +97,17 @@ def _cluster_option(default: str) -> Callable[[CommandT], CommandT]:
 @_debug
 def plan(pipeline: Path, source: str | None, limit: int | None, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
     """Show what PIPELINE would do; nothing is written."""
-    from serengeti_etl.convert.season import plan_season
-    from serengeti_etl.tables import plan_text
+    from serengeti_etl.convert.planned import plan_season
+    from serengeti_etl.tables import plan_text, sizes_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
     with TemporaryDirectory() as scratch:
         season = plan_season(settings, Path(scratch))
-    click.echo(plan_text(settings.name, season.labels.images, season.plan), nl=False)
+    # All sizes have the same images in the same shards.
+    first = next(iter(season.plans.values()))
+    click.echo(plan_text(settings.name, season.labels.images, first), nl=False)
+    if settings.sizes:
+        click.echo(sizes_text(settings.by_folder(), season.plans), nl=False)
 
 
 @commands.command()
@@ -179,12 +183,16 @@ def convert(  # noqa: PLR0913 - one parameter per option
     debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
 ) -> int:
     """Turn the photographs of PIPELINE into a dataset of tar shards."""
-    from serengeti_etl.tables import conversion_text
+    from serengeti_etl.tables import conversion_text, conversions_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
-    conversion = run_conversion(settings, output, load_cluster(cluster))
-    click.echo(f"{conversion_text(conversion)}dataset: {output}")
-    return WITH_REJECTS if conversion.ledger.num_rejected else COMPLETE
+    conversions = run_conversion(settings, output, load_cluster(cluster))
+    if settings.sizes:
+        click.echo(conversions_text(conversions), nl=False)
+    else:
+        click.echo(f"{conversion_text(conversions[output])}dataset: {output}")
+    has_rejects = any(one.ledger.num_rejected for one in conversions.values())
+    return WITH_REJECTS if has_rejects else COMPLETE
 
 
 @commands.command()
@@ -262,7 +270,7 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock = _Clock()
     drawn = draw_once(Path(season), SampleSettings())
     clock.lap("1/5 draw", f"{season} {'drawn' if drawn else 'was there'}")
-    conversion = run_conversion(demo_pipeline(season), dataset, load_cluster(cluster))
+    conversions = run_conversion(demo_pipeline(season), dataset, load_cluster(cluster))
     clock.lap("2/5 convert", dataset)
     found = run_verification(dataset, "serial")
     clock.lap("3/5 verify", f"{len(found.problems)} problems")
@@ -270,7 +278,7 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock.lap("4/5 train", run)
     evaluation = run_evaluation(run, dataset, "val", "cpu")
     clock.lap("5/5 evaluate", f"{run}/evaluation.json")
-    click.echo(f"\n{conversion_text(conversion)}\n{evaluation_text(evaluation)}")
+    click.echo(f"\n{conversion_text(conversions[dataset])}\n{evaluation_text(evaluation)}")
     _say_verification(found)
     click.echo(_next_steps(output))
     return INCOMPLETE if found.problems else COMPLETE
@@ -348,27 +356,30 @@ def _load_named(path: Path, name: str, kind: type) -> Any:
 
 def run_conversion(
     pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpec"
-) -> "Conversion":
-    """Convert with a progress line; the ``Conversion``."""
+) -> "dict[str, Conversion]":
+    """Convert with a progress line; the ``Conversion`` of each dataset by its url."""
     from serengeti_etl.cluster import open_runner
-    from serengeti_etl.convert.season import Progress, convert_season
+    from serengeti_etl.convert.season import convert_season, convert_sizes
+    from serengeti_etl.convert.tally import Progress
+    from serengeti_etl.storage import join_url
 
     with open_runner(where) as runner, _line(unit=" images", desc="convert") as line:
         totals = {"bytes": 0, "rejects": 0}
 
         def show(progress: Progress) -> None:
-            report = progress.report
             line.total = progress.num_planned
-            num_images = report.info.num_samples + report.info.num_rejected
-            line.initial += 0 if progress.is_new else num_images
-            totals["bytes"] += report.num_source_bytes
-            totals["rejects"] += report.info.num_rejected
+            line.initial += 0 if progress.is_new else progress.num_images
+            totals["bytes"] += progress.num_source_bytes
+            totals["rejects"] += progress.num_rejected
             seconds = max(line.format_dict["elapsed"], 1e-9)
             rate = totals["bytes"] / 1e6 / seconds
             line.set_postfix_str(f"{rate:.1f} MB/s, {totals['rejects']} rejected", refresh=False)
-            line.update(num_images)
+            line.update(progress.num_images)
 
-        return convert_season(pipeline, runner, output, show)
+        if not pipeline.sizes:
+            return {output: convert_season(pipeline, runner, output, show)}
+        by_size = convert_sizes(pipeline, runner, output, show)
+        return {join_url(output, size): conversion for size, conversion in by_size.items()}
 
 
 def run_verification(url: str, where: "str | ClusterSpec") -> "Verification":

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from serengeti_etl.errors import require
@@ -41,6 +41,8 @@ class ResizeSettings:
         subsampling: chroma subsampling of the output, ``"4:2:0"`` or ``"4:4:4"``.
         max_pixels: photographs that declare more pixels (width · height) are rejected unread.
         min_side: photographs with a side shorter than this many px are rejected.
+        decode_sizes: other sizes that the scaled decode must suit too, so that one decode serves
+            them all; () for none. ``SeasonPipeline.of_size`` sets it.
     """
 
     size: str = "512"
@@ -48,15 +50,12 @@ class ResizeSettings:
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     max_pixels: int = 120_000_000
     min_side: int = 16
+    decode_sizes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        allowed = (
-            'a longest side such as "512", a box such as "512x384" or a shortest side such as '
-            '"short256", 16 to 8192 px'
-        )
-        is_size = re.fullmatch(r"(short)?\d+|\d+x\d+", self.size) is not None
-        require(is_size, "size", self.size, allowed)
-        require(all(16 <= side <= 8192 for side in self._sides), "size", self.size, allowed)  # noqa: PLR2004
+        _require_size("size", self.size)
+        for size in self.decode_sizes:
+            _require_size("decode_sizes", size)
         require(1 <= self.quality <= 100, "quality", self.quality, "from 1 to 100")  # noqa: PLR2004
         known = ("4:2:0", "4:4:4")
         require(self.subsampling in known, "subsampling", self.subsampling, f"one of {known}")
@@ -64,15 +63,11 @@ class ResizeSettings:
         require(self.min_side > 0, "min_side", self.min_side, "positive")
 
     @property
-    def _sides(self) -> tuple[int, ...]:
-        return tuple(int(side) for side in self.size.removeprefix("short").split("x"))
-
-    @property
     def box(self) -> tuple[int, int] | None:
         """Width and height in px of an exact box, or None when one side is set."""
         if "x" not in self.size:
             return None
-        width, height = self._sides
+        width, height = _sides(self.size)
         return width, height
 
     @property
@@ -83,7 +78,7 @@ class ResizeSettings:
     @property
     def side(self) -> int:
         """The side that is set, in px; of a box, the longer one."""
-        return max(self._sides)
+        return max(_sides(self.size))
 
     @property
     def typical_pixels(self) -> int:
@@ -91,6 +86,39 @@ class ResizeSettings:
         if self.box is not None:
             return self.box[0] * self.box[1]
         return self.side * self.side * 4 // 3 if self.is_shortest_side else self.side**2 * 3 // 4
+
+    @property
+    def typical_bytes(self) -> int:
+        """Bytes of a tar that the plan counts for one such result, its sidecar included."""
+        return int(self.typical_pixels * _BYTES_PER_PIXEL) + 2048
+
+    def deciding(self) -> dict[str, Any]:
+        """All settings by name, as they enter fingerprints."""
+        settings = dataclasses.asdict(self)
+        if not self.decode_sizes:
+            # Younger than the first datasets, which are continued as long as nobody sets it.
+            del settings["decode_sizes"]
+        return settings
+
+
+_BYTES_PER_PIXEL = 0.35
+"""Of a JPEG at quality 85: 0.30 measured on Serengeti frames, and the sidecar and tar headers."""
+
+
+def _require_size(field_name: str, size: str) -> None:
+    is_size = re.fullmatch(r"(short)?\d+|\d+x\d+", size) is not None
+    require(
+        is_size and all(16 <= side <= 8192 for side in _sides(size)),  # noqa: PLR2004
+        field_name,
+        size,
+        'a longest side such as "512", a box such as "512x384" or a shortest side such as '
+        '"short256", 16 to 8192 px',
+    )
+
+
+def _sides(size: str) -> tuple[int, ...]:
+    """The sides that a size names, in px."""
+    return tuple(int(side) for side in size.removeprefix("short").split("x"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +140,10 @@ class ShardSettings:
         require(self.max_samples > 0, "max_samples", self.max_samples, "positive")
         require(self.seed >= 0, "shards.seed", self.seed, "zero or positive")
 
+    def num_samples(self, resize: ResizeSettings) -> int:
+        """Most images that one shard of such photographs holds: the smaller of both limits."""
+        return max(1, min(self.max_samples, self.target_bytes // resize.typical_bytes))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeasonPipeline:
@@ -132,6 +164,9 @@ class SeasonPipeline:
         rules: which images and categories are kept.
         split: how images are divided into train and val.
         resize: how a photograph becomes smaller.
+        sizes: sizes to write in one pass instead of ``resize.size``, two at least: each photograph
+            is read and decoded once, and each size is a whole dataset in the folder of that name
+            below the output, with the same images in the same shards; () writes one size.
         shards: how samples are cut into shards.
         classes: categories in order of the model's outputs; None takes all that occur, sorted.
         max_sequences: keep only this many sequences, chosen by ``shards.seed``; None keeps all.
@@ -152,6 +187,7 @@ class SeasonPipeline:
     rules: Rules = field(default_factory=Rules)
     split: Split = field(default_factory=FractionSplit)
     resize: ResizeSettings = field(default_factory=ResizeSettings)
+    sizes: tuple[str, ...] = ()
     shards: ShardSettings = field(default_factory=ShardSettings)
     classes: tuple[str, ...] | None = None
     max_sequences: int | None = None
@@ -175,6 +211,20 @@ class SeasonPipeline:
         require(limit is None or limit > 0, "max_sequences", limit, "positive or None")
         names = self.classes or ()
         require(len(set(names)) == len(names), "classes", names, "without repeats")
+        if self.sizes:
+            self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        sizes, resize = self.sizes, self.resize
+        is_tuple = isinstance(sizes, tuple) and len(sizes) > 1
+        require(is_tuple, "sizes", sizes, "a tuple of two at least; one size goes to resize.size")
+        for size in sizes:
+            _require_size("sizes", size)
+        require(len(set(sizes)) == len(sizes), "sizes", sizes, "without repeats")
+        both = "left out where sizes says what to write"
+        is_default = resize.size == ResizeSettings().size
+        require(is_default, "resize.size", resize.size, both)
+        require(not resize.decode_sizes, "resize.decode_sizes", resize.decode_sizes, both)
 
     @property
     def archives(self) -> tuple[str, ...]:
@@ -191,13 +241,38 @@ class SeasonPipeline:
         """The folder of the photographs; "" where they lie in archives."""
         return "" if isinstance(self.images, tuple) or self.archives else self.images
 
+    def of_size(self, size: str) -> "SeasonPipeline":
+        """The pipeline that makes alone the dataset which this one makes of one of its ``sizes``.
+
+        All of them decode for the largest target and cut shards for the largest photographs, so
+        they share the decode and the plan.
+
+        Raises:
+            ConfigError: ``size`` is not one of them.
+        """
+        require(size in self.sizes, "size", size, f"one of {self.sizes}")
+        # Sorted: in which order they were given decides no byte.
+        resize = replace(self.resize, size=size, decode_sizes=tuple(sorted(self.sizes)))
+        num_samples = min(
+            self.shards.num_samples(replace(resize, size=other)) for other in self.sizes
+        )
+        shards = replace(self.shards, max_samples=num_samples)
+        return replace(self, sizes=(), resize=resize, shards=shards)
+
+    def by_folder(self) -> "dict[str, SeasonPipeline]":
+        """The pipelines of one size each by the folder of their dataset below the output.
+
+        Of a pipeline without ``sizes`` that is itself, in the output itself, ``""``.
+        """
+        return {size: self.of_size(size) for size in self.sizes} or {"": self}
+
     def deciding_settings(self) -> dict[str, Any]:
         """The settings that decide output bytes, as plain values; ``source`` is not among them."""
         settings = {
             "name": self.name,
             "split": {"kind": type(self.split).__name__} | dataclasses.asdict(self.split),
             "rules": dataclasses.asdict(self.rules),
-            "resize": dataclasses.asdict(self.resize),
+            "resize": self.resize.deciding(),
             "shards": dataclasses.asdict(self.shards),
             "classes": self.classes or None,
             "max_sequences": self.max_sequences,

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serengeti_etl.catalog.rules import LabelCodes
+from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import Dataset
@@ -35,12 +36,44 @@ def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
     )
 
 
+def sizes_text(pipelines: Mapping[str, SeasonPipeline], plans: Mapping[str, Plan]) -> str:
+    """What each size comes to, by its folder below the output, and all of them."""
+    counts = {
+        folder: (len(plan.shards), plan.rows.num_rows, pipelines[folder].resize.typical_bytes)
+        for folder, plan in plans.items()
+    }
+    rows = [
+        (folder, num_shards, num_images, f"about {megabytes(num_images * num_bytes)}")
+        for folder, (num_shards, num_images, num_bytes) in counts.items()
+    ]
+    shards, images = (sum(row[at] for row in counts.values()) for at in (0, 1))
+    size = sum(num_images * num_bytes for _, num_images, num_bytes in counts.values())
+    rows.append(("together", shards, images, f"about {megabytes(size)}"))
+    return table_text("sizes", ("folder", "shards", "images", "size"), rows)
+
+
 def conversion_text(conversion: Conversion) -> str:
     """The ledger, and where the time went."""
-    spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in conversion.seconds.items())
+    effort = _effort_text(conversion)
+    return f"{_shards_text(conversion)}{'; ' if effort else ''}{effort}\n"
+
+
+def conversions_text(conversions: Mapping[str, Conversion]) -> str:
+    """The ledger of each dataset by its url, and once, as they share it, where the time went."""
+    parts = [f"{_shards_text(one)}\ndataset: {url}\n\n" for url, one in conversions.items()]
+    effort = _effort_text(next(iter(conversions.values())))
+    return "".join(parts) + (f"all sizes: {effort}\n" if effort else "")
+
+
+def _shards_text(conversion: Conversion) -> str:
     made = f"shards: {len(conversion.index.shards)}, of them made now: {conversion.num_made}"
-    read = f"; read {megabytes(conversion.num_source_bytes)}; {spent}" if spent else ""
-    return f"{_ledger_text(conversion.index.ledger)}{made}{read}\n"
+    return f"{_ledger_text(conversion.index.ledger)}{made}"
+
+
+def _effort_text(conversion: Conversion) -> str:
+    """What this run read and took; "" where it made nothing."""
+    spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in conversion.seconds.items())
+    return f"read {megabytes(conversion.num_source_bytes)}; {spent}" if spent else ""
 
 
 def dataset_text(dataset: Dataset) -> str:

@@ -1,11 +1,15 @@
 """The command line: exit codes, one-line errors, and what it prints."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from serengeti_etl.config import SeasonPipeline
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +55,43 @@ def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     broken = run("verify", output)
     assert broken.returncode == 3
     assert "val/val-000000.tar: 0 bytes" in broken.stdout
+
+
+def test_several_sizes_from_plan_to_verify(season: Path, tmp_path: Path) -> None:
+    """Plan prices each size, convert makes a dataset per size, which info and verify read."""
+    (tmp_path / "two.py").write_text(
+        "from tests.convert.test_sizes import sizes_pipeline\n"
+        f"pipeline = sizes_pipeline({str(season)!r})\n"
+    )
+    pipeline, output = str(tmp_path / "two.py"), str(tmp_path / "out")
+    planned = run("plan", pipeline)
+    assert planned.returncode == 0, planned.stderr
+    rows = [line.split() for line in planned.stdout.partition("\nsizes\n")[2].splitlines()]
+    sizes = {row[0]: row[1:] for row in rows if len(row) == 6}
+    assert [sizes[size][1] for size in ("48", "128x96", "short64")] == ["55"] * 3
+    assert sizes["together"][1:] == ["165", "about", "0.7", "MB"]
+    made = run("convert", pipeline, "--output", output, "--cluster", "serial")
+    assert made.returncode == 2, made.stderr
+    for size in ("48", "128x96", "short64"):
+        assert f"dataset: {output}/{size}\n" in made.stdout
+        assert f"resize: {size} px" in run("info", f"{output}/{size}").stdout
+        assert run("verify", f"{output}/{size}").stdout.startswith("whole:")
+    assert made.stdout.count("all sizes: read ") == made.stdout.count("decode ") == 1
+    assert "55/55" in made.stderr
+    assert "3 rejected" in made.stderr
+    whole = run("verify", output)
+    assert (whole.returncode, "in the folder of its size" in whole.stderr) == (4, True)
+    listed = run("catalog", pipeline, "--output", str(tmp_path / "catalog"))
+    assert listed.returncode == 0, listed.stderr
+
+
+def test_the_readme_s_sizes_are_a_pipeline_s() -> None:
+    """What README says of several sizes can be written so, and names the folders that come."""
+    text = (ROOT / "README.md").read_text()
+    (sizes,) = re.findall(r"`sizes=(\(.*?\))`", text)
+    pipeline = SeasonPipeline(name="a", source="b", labels="c", sizes=ast.literal_eval(sizes))
+    for folder in pipeline.by_folder():
+        assert f"`OUTPUT/{folder}`" in text
 
 
 def test_refusals_are_one_line_and_exit_4(pipeline_file: Path, tmp_path: Path) -> None:

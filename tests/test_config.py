@@ -2,10 +2,12 @@
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from serengeti_etl.config import (
+    MIB,
     ClusterSpec,
     ResizeSettings,
     SeasonPipeline,
@@ -13,6 +15,10 @@ from serengeti_etl.config import (
 )
 from serengeti_etl.errors import ConfigError, ImageError, SerengetiError, TooManyFailures
 from serengeti_etl.label_config import FractionSplit
+
+
+def with_sizes(*sizes: str, **changes: Any) -> SeasonPipeline:
+    return SeasonPipeline(name="a", source="x", labels="y", sizes=sizes, **changes)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,23 @@ from serengeti_etl.label_config import FractionSplit
             "max_reject_share is 2",
         ),
         (lambda: ClusterSpec(cluster="LocalCluster"), "module:Class"),
+        (lambda: ResizeSettings(decode_sizes=("512", "8")), "decode_sizes is '8'"),
+        (lambda: with_sizes("512"), "a tuple of two at least; one size goes to resize.size"),
+        (lambda: with_sizes("512", "small"), "sizes is 'small', but it must be a longest side"),
+        (lambda: with_sizes("512", "256", "512"), "without repeats"),
+        (lambda: with_sizes("512", "256").of_size("300"), "size is '300', but it must be one of"),
+        (
+            lambda: with_sizes("512", "256", resize=ResizeSettings(size="64")),
+            "resize.size is '64', but it must be left out where sizes says what to write",
+        ),
+        (
+            lambda: with_sizes("512", "256", resize=ResizeSettings(decode_sizes=("64",))),
+            "resize.decode_sizes is ('64',)",
+        ),
+        (
+            lambda: SeasonPipeline(name="a", source="x", labels="y", sizes="512x384"),  # type: ignore[arg-type]
+            "sizes is '512x384', but it must be a tuple",
+        ),
     ],
 )
 def test_nonsense_is_refused_with_what_it_may_be(build: Callable[[], object], message: str) -> None:
@@ -87,6 +110,27 @@ def test_where_photographs_lie_does_not_decide_bytes() -> None:
     smaller = SeasonPipeline(name="a", source="here", labels="y", resize=ResizeSettings(size="256"))
     assert here.deciding_settings() == there.deciding_settings()
     assert here.deciding_settings() != smaller.deciding_settings()
+
+
+def test_sizes_share_the_decode_and_the_limit_of_the_largest() -> None:
+    """One size of several is a pipeline of its own, whose shards hold what the largest allows."""
+    shards = ShardSettings(target_bytes=MIB, max_samples=10_000)
+    several = with_sizes("512x384", "256x192", resize=ResizeSettings(quality=70), shards=shards)
+    assert list(several.by_folder()) == ["512x384", "256x192"]
+    for size, one in several.by_folder().items():
+        assert one == several.of_size(size)
+        assert (one.sizes, one.resize.size, one.resize.quality) == ((), size, 70)
+        assert one.resize.decode_sizes == ("256x192", "512x384")
+        assert one.shards.num_samples(one.resize) == one.shards.max_samples == 14
+        assert one.by_folder() == {"": one}
+
+
+def test_a_setting_that_nobody_sets_is_in_no_fingerprint() -> None:
+    """Without ``decode_sizes`` the deciding settings are those of older datasets, with it not."""
+    plain = SeasonPipeline(name="a", source="x", labels="y").deciding_settings()["resize"]
+    assert "decode_sizes" not in plain
+    said = with_sizes("512", "256").of_size("256").deciding_settings()["resize"]
+    assert said["decode_sizes"] == ["256", "512"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ shard is a random sample of its split and shuffling over a few shards is as good
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,14 +18,11 @@ import pyarrow.compute as pc
 
 from serengeti_etl.catalog.selection import SELECTED_SCHEMA, Selection
 from serengeti_etl.catalog.splits import keyed_digest
-from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
+from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA
 from serengeti_etl.errors import ConfigError
 
 PLAN_SCHEMA = pa.schema([pa.field("shard", pa.string(), nullable=False), *SELECTED_SCHEMA])
-
-_BYTES_PER_PIXEL = 0.35
-"""Of a JPEG at quality 85: 0.30 measured on Serengeti frames, and the sidecar and tar headers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,36 +80,53 @@ def make_plan(selection: Selection, pipeline: SeasonPipeline, encoder: str) -> P
 
     Args:
         selection: images to convert, and those that are not.
-        pipeline: settings that decide the bytes.
+        pipeline: settings that decide the bytes, of one size.
         encoder: name and version of what writes the JPEGs: other builds give other pixels.
 
     Raises:
         ConfigError: a shard cannot hold the longest sequence, or a class has no place.
     """
-    classes = _classes(selection.images, pipeline)
-    ordered = _assign_shards(selection.images, pipeline)
+    return make_plans(selection, [pipeline], encoder)[0]
+
+
+def make_plans(
+    selection: Selection, pipelines: Sequence[SeasonPipeline], encoder: str
+) -> tuple[Plan, ...]:
+    """As ``make_plan`` for each of several pipelines, which differ in ``resize`` only.
+
+    They share all rows, and their shards differ in nothing but the fingerprints.
+    """
+    first = pipelines[0]
+    classes = _classes(selection.images, first)
+    rows = _assign_shards(selection.images, first)
     excluded = _reject_rows(selection.excluded)
-    shards = _planned_shards(ordered, pipeline, encoder)
+    plans = []
+    for pipeline, shards in zip(pipelines, _planned_shards(rows, pipelines, encoder), strict=True):
+        plan = Plan(
+            rows=rows,
+            excluded=excluded,
+            shards=shards,
+            classes=classes,
+            plan_hash=_plan_hash(pipeline, classes, shards, excluded),
+            priors=selection.priors,
+        )
+        plans.append(plan)
+    return tuple(plans)
+
+
+def _plan_hash(
+    pipeline: SeasonPipeline,
+    classes: tuple[str, ...],
+    shards: tuple[PlannedShard, ...],
+    excluded: pa.Table,
+) -> str:
     deciding = json.dumps(
         [FORMAT, pipeline.deciding_settings(), classes, [shard.fingerprint for shard in shards]],
         sort_keys=True,
     ).encode()
     digest = hashlib.sha256(deciding)
     digest.update(_canonical_bytes(excluded))
-    return Plan(
-        rows=ordered,
-        excluded=excluded,
-        shards=shards,
-        classes=classes,
-        plan_hash=digest.hexdigest(),
-        priors=selection.priors,
-    )
-
-
-def samples_per_shard(resize: ResizeSettings, shards: ShardSettings) -> int:
-    """Most images that one shard holds, from its intended bytes and the size of a photograph."""
-    estimate = int(resize.typical_pixels * _BYTES_PER_PIXEL) + 2048
-    return max(1, min(shards.max_samples, shards.target_bytes // estimate))
+    return digest.hexdigest()
 
 
 def _reject_rows(excluded: pa.Table) -> pa.Table:
@@ -163,7 +177,7 @@ def _shard_numbers(seq_ids: pa.ChunkedArray, pipeline: SeasonPipeline) -> npt.ND
     codes = seq_ids.combine_chunks().dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     lengths = np.diff(starts, append=len(codes))
-    limit = samples_per_shard(pipeline.resize, pipeline.shards)
+    limit = pipeline.shards.num_samples(pipeline.resize)
     longest = int(lengths.max())
     if longest > limit:
         raise ConfigError(
@@ -179,31 +193,36 @@ def _shard_numbers(seq_ids: pa.ChunkedArray, pipeline: SeasonPipeline) -> npt.ND
 
 
 def _planned_shards(
-    rows: pa.Table, pipeline: SeasonPipeline, encoder: str
-) -> tuple[PlannedShard, ...]:
+    rows: pa.Table, pipelines: Sequence[SeasonPipeline], encoder: str
+) -> list[tuple[PlannedShard, ...]]:
+    """The shards of each pipeline."""
     codes = rows["shard"].combine_chunks().dictionary_encode()
     names = codes.dictionary.to_pylist()
     counts = np.bincount(codes.indices.to_numpy(), minlength=len(names))
     edges = np.concatenate(([0], np.cumsum(counts)))
-    settings = json.dumps(
-        [FORMAT, encoder, pipeline.deciding_settings()["resize"]], sort_keys=True
-    ).encode()
-    shards = []
+    settings = [_resize_settings(pipeline, encoder) for pipeline in pipelines]
+    shards: list[list[PlannedShard]] = [[] for _ in pipelines]
     for at, (first, end) in enumerate(pairwise(edges)):
-        digest = hashlib.sha256(settings)
-        digest.update(_canonical_bytes(rows.slice(first, end - first)))
-        split = names[at].rpartition("-")[0]
-        shards.append(
-            PlannedShard(
-                name=names[at],
-                split=split,
-                row_group=at,
-                first_row=int(first),
-                num_images=int(counts[at]),
-                fingerprint=digest.hexdigest(),
-            )
+        content = _canonical_bytes(rows.slice(first, end - first))
+        shard = PlannedShard(
+            name=names[at],
+            split=names[at].rpartition("-")[0],
+            row_group=at,
+            first_row=int(first),
+            num_images=int(counts[at]),
+            fingerprint="",
         )
-    return tuple(shards)
+        for prefix, mine in zip(settings, shards, strict=True):
+            digest = hashlib.sha256(prefix)
+            digest.update(content)
+            mine.append(replace(shard, fingerprint=digest.hexdigest()))
+    return [tuple(mine) for mine in shards]
+
+
+def _resize_settings(pipeline: SeasonPipeline, encoder: str) -> bytes:
+    """What decides pixels, as it enters fingerprints."""
+    deciding = [FORMAT, encoder, pipeline.deciding_settings()["resize"]]
+    return json.dumps(deciding, sort_keys=True).encode()
 
 
 def _canonical_bytes(table: pa.Table) -> memoryview:

@@ -10,6 +10,7 @@ JPEG comes back half grey as a success.
 
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.gate import Gate
 from serengeti_etl.convert.plain_jpeg import (
     Pixels,
+    PlainJpeg,
     codec_version,
     decode_scaled,
     encode_jpeg,
@@ -39,6 +41,10 @@ REASONS = (
     "corrupt",
 )
 """Every reason that ``resize_jpeg`` gives for refusing a photograph."""
+
+# Beyond a factor of eight, which only the smallest of several sizes comes to, libvips' sums over so
+# many pixels lose up to two of 255: a box first reduces all but the gap.
+_FAR, _GAP = 8.0, 4.0
 
 _LOADERS = ("Jpeg", "Png", "Webp", "Tiff", "Nsgif")
 _ADOBE_MARKER = b"\xff\xee\x00\x0eAdobe"
@@ -116,22 +122,66 @@ def resize_photograph(photograph: bytes, settings: ResizeSettings, stages: Stage
     Raises:
         ImageError: the photograph cannot be used; ``reason`` is one of ``REASONS``.
     """
-    _prepare_libvips()
-    if not photograph:
-        raise ImageError("empty_file", "the file has 0 bytes")
-    plain = plain_jpeg(photograph)
-    if plain is None:
-        return _resize_any(photograph, settings, stages)
-    _check_size(plain.width, plain.height, settings)
-    target = _target_of(plain.width, plain.height, settings)
-    try:
-        with stages.time("decode"):
-            pixels_HWC = decode_scaled(plain, *target)
-    except ValueError:  # something is wrong with it, and libvips tells what
-        return _resize_any(photograph, settings, stages)
-    with stages.time("reduce"):
-        pixels_HWC = _reduced(pixels_HWC, target)
-    return _encoded(pixels_HWC, settings, (plain.width, plain.height), stages)
+    return _Photograph(photograph, stages).resized(settings)
+
+
+def resize_to_each(
+    photograph: bytes, wanted: Sequence[ResizeSettings], stages: Stages
+) -> tuple[ResizedImage | ImageError, ...]:
+    """What ``resize_photograph`` gives or raises for each of ``wanted``, byte for byte.
+
+    Args:
+        photograph: content of the file.
+        wanted: settings; a plain JPEG is decoded once for all that have the same
+            ``decode_sizes`` with their own size among them, others once for each.
+        stages: gets the times, as of ``resize_photograph``.
+    """
+    source = _Photograph(photograph, stages)
+    outcomes: list[ResizedImage | ImageError] = []
+    for settings in wanted:
+        try:
+            outcomes.append(source.resized(settings))
+        except ImageError as error:
+            # A new one: a kept traceback would hold images of libvips in a cycle, and Python's
+            # collector, which may come while libvips logs, must not be what frees them.
+            outcomes.append(ImageError(error.reason, error.message))
+    return tuple(outcomes)
+
+
+class _Photograph:
+    """A photograph and what was decoded of it."""
+
+    def __init__(self, content: bytes, stages: Stages) -> None:
+        _prepare_libvips()
+        self.content = content
+        self.stages = stages
+        self.plain = plain_jpeg(content)
+        self._decoded: dict[tuple[int, int], Pixels | None] = {}
+
+    def resized(self, settings: ResizeSettings) -> ResizedImage:
+        """As ``resize_photograph``."""
+        if not self.content:
+            raise ImageError("empty_file", "the file has 0 bytes")
+        if self.plain is None:
+            return _resize_any(self.content, settings, self.stages)
+        size = self.plain.width, self.plain.height
+        _check_size(*size, settings)
+        decoded_HWC = self._decode(self.plain, _decode_target(*size, settings))
+        if decoded_HWC is None:  # something is wrong with it, and libvips tells what
+            return _resize_any(self.content, settings, self.stages)
+        with self.stages.time("reduce"):
+            pixels_HWC = _reduced(decoded_HWC, _target_of(*size, settings))
+        return _encoded(pixels_HWC, settings, size, self.stages)
+
+    def _decode(self, plain: PlainJpeg, target: tuple[int, int]) -> Pixels | None:
+        """The pixels of a scaled decode that suits ``target``; None if the decoder complained."""
+        if target not in self._decoded:
+            try:
+                with self.stages.time("decode"):
+                    self._decoded[target] = decode_scaled(plain, *target)
+            except ValueError:
+                self._decoded[target] = None
+        return self._decoded[target]
 
 
 def _reduced(pixels_HWC: Pixels, target: tuple[int, int]) -> Pixels:
@@ -141,7 +191,9 @@ def _reduced(pixels_HWC: Pixels, target: tuple[int, int]) -> Pixels:
         return pixels_HWC
     with _GATE.together():
         image = pyvips.Image.new_from_memory(pixels_HWC.data, width, height, bands, "uchar")
-        return _pixels(image.reduce(width / target[0], height / target[1], kernel="lanczos3"))
+        factors = width / target[0], height / target[1]
+        gap = {"gap": _GAP} if max(factors) > _FAR else {}
+        return _pixels(image.reduce(*factors, kernel="lanczos3", **gap))
 
 
 def _pixels(image: Any) -> Pixels:
@@ -261,6 +313,19 @@ def _target_of(width: int, height: int, settings: ResizeSettings) -> tuple[int, 
     side = min(width, height) if settings.is_shortest_side else max(width, height)
     scale = min(1.0, settings.side / side)
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _decode_target(width: int, height: int, settings: ResizeSettings) -> tuple[int, int]:
+    """Width and height in px that a decode must suit: those of the largest of the results."""
+    targets = [_target_of(width, height, settings)]
+    targets += [_target_of(width, height, _at_size(size)) for size in settings.decode_sizes]
+    widths, heights = zip(*targets, strict=True)
+    return max(widths), max(heights)
+
+
+@cache
+def _at_size(size: str) -> ResizeSettings:
+    return ResizeSettings(size=size)
 
 
 def _image_error(error: pyvips.Error) -> ImageError:

@@ -1,10 +1,14 @@
-"""One task: fetch the photographs of one shard, resize, tar, and write its commit record last."""
+"""One task: fetch the photographs of one shard, resize, tar, and write its commit record last.
+
+Of several sizes, each has a tar and a commit record of its own; the photographs are fetched and
+decoded once.
+"""
 
 import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +19,7 @@ import pyarrow.parquet as pq
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.archives import Location
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
-from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_photograph
+from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_to_each
 from serengeti_etl.convert.stages import Stages
 from serengeti_etl.convert.tar_file import TarFile
 from serengeti_etl.dataset.index import (
@@ -38,6 +42,21 @@ _SIDECAR_COLUMNS = ("image_id", "seq_id", "frame_num", "site", "season", "labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShardOutput:
+    """The shard at one size.
+
+    Attributes:
+        store: where that dataset is written.
+        resize: how photographs become smaller.
+        fingerprint: of all that decides its bytes.
+    """
+
+    store: Store
+    resize: ResizeSettings
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTask:
     """What one worker is told: a pointer to rows of the plan, never the rows.
 
@@ -45,11 +64,10 @@ class ShardTask:
         name: of the shard, such as ``train-000012``.
         split: ``train`` or ``val``.
         row_group: its rows in plan.parquet.
-        fingerprint: of all that decides its bytes.
-        output: where the dataset is written.
+        plan: the dataset whose ``PLAN_FILE`` and ``LOCATIONS_FILE`` are read.
+        outputs: one for each size that is to be made.
         images: where the photographs, or the archives that hold them, lie.
         is_archived: True if they lie in archives, at the places of ``LOCATIONS_FILE``.
-        resize: how they become smaller.
         encoder: libraries that the driver has; a worker with others refuses.
         num_threads: that resize; None takes one for each core that this process may use.
     """
@@ -57,10 +75,9 @@ class ShardTask:
     name: str
     split: str
     row_group: int
-    fingerprint: str
-    output: Store
+    plan: Store
+    outputs: tuple[ShardOutput, ...]
     images: Store
-    resize: ResizeSettings
     encoder: str
     is_archived: bool = False
     num_threads: int | None = None
@@ -68,33 +85,44 @@ class ShardTask:
     @property
     def key(self) -> str:
         """Names this task on a cluster: two drivers that want the same shard share one task."""
-        return f"shard-{self.name}-{self.fingerprint[:16]}"
+        return "-".join(["shard", self.name, *(one.fingerprint[:16] for one in self.outputs)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardReport:
-    """What came of one task.
+    """What came of one shard at one size.
 
     Attributes:
         info: the commit record.
         rejects_by_reason: images that are not in the tar, by reason.
         examples: up to three rejects, as ``file: reason``.
-        num_source_bytes: bytes of photographs read.
-        seconds: wall time per stage: ``fetch`` (waiting for photographs), ``decode``, ``reduce``,
-            ``encode`` (summed over threads), ``tar``, ``hash``, ``upload``.
     """
 
     info: ShardInfo
     rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
-    num_source_bytes: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def make_shard(task: ShardTask) -> ShardReport:
-    """The shard of ``task``, on storage, with its rejects and, last, its index part.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskReport:
+    """What came of one task.
 
-    Killed anywhere before the last write, the shard does not count and is made again.
+    Attributes:
+        shards: one for each of its outputs, in their order.
+        num_source_bytes: bytes of photographs read.
+        seconds: wall time per stage: ``fetch`` (waiting for photographs), ``decode``, ``reduce``,
+            ``encode`` (summed over threads), ``tar``, ``hash``, ``upload``.
+    """
+
+    shards: tuple[ShardReport, ...]
+    num_source_bytes: int
+    seconds: Mapping[str, float]
+
+
+def make_shard(task: ShardTask) -> TaskReport:
+    """The shard of ``task``, on storage, with its rejects and, last, its index part; at each size.
+
+    Killed anywhere before the last write of a size, that size does not count and is made again.
 
     Raises:
         OSError: the store failed on every try; no photograph is blamed.
@@ -105,12 +133,17 @@ def make_shard(task: ShardTask) -> ShardReport:
             f"this worker has {encoder_version()}, the driver {task.encoder}: their pixels differ; "
             "install the same pyvips-binary and simplejpeg on all of them"
         )
-    shard = _Shard(task)
+    stages = Stages()
+    shards = [_Shard(task, output, stages) for output in task.outputs]
     rows = _row_group(task, PLAN_FILE)
-    contents = _timed(fetch_in_order(task.images, _wanted(task, rows)), shard.stages)
-    for row, result in zip(rows, _resized(contents, task, shard.stages), strict=True):
-        shard.add(row, result)
-    return shard.commit()
+    contents = _timed(fetch_in_order(task.images, _wanted(task, rows)), stages)
+    num_source_bytes = 0
+    for row, results in zip(rows, _resized(contents, task, stages), strict=True):
+        num_source_bytes += results[0].source_num_bytes
+        for shard, result in zip(shards, results, strict=True):
+            shard.add(row, result)
+    reports = tuple(shard.commit() for shard in shards)
+    return TaskReport(shards=reports, num_source_bytes=num_source_bytes, seconds=stages.seconds())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +164,10 @@ class _Refused:
     source_num_bytes: int = 0
 
 
+_Results = tuple[_Resized | _Refused, ...]
+"""What became of one photograph, at each size."""
+
+
 def _wanted(task: ShardTask, rows: list[dict[str, Any]]) -> list[Wanted]:
     names = [row["file_name"] for row in rows]
     if not task.is_archived:
@@ -147,7 +184,7 @@ def _wanted(task: ShardTask, rows: list[dict[str, Any]]) -> list[Wanted]:
 
 
 def _row_group(task: ShardTask, name: str) -> list[dict[str, Any]]:
-    with task.output.open_input(name) as file:
+    with task.plan.open_input(name) as file:
         table = pq.ParquetFile(file).read_row_group(task.row_group, use_threads=False)
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
@@ -164,13 +201,14 @@ def _timed(contents: Iterator[bytes | ImageError], stages: Stages) -> Iterator[b
 
 def _resized(
     contents: Iterator[bytes | ImageError], task: ShardTask, stages: Stages
-) -> Iterator[_Resized | _Refused]:
+) -> Iterator[_Results]:
     """Each photograph resized, in order, in threads; few wait, so that little memory is held."""
     num_threads = task.num_threads or _num_usable_cores()
-    pending: deque[Future[_Resized | _Refused]] = deque()
+    wanted = [output.resize for output in task.outputs]
+    pending: deque[Future[_Results]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="resize") as pool:
         for content in contents:
-            pending.append(pool.submit(_resize_one, content, task.resize, stages))
+            pending.append(pool.submit(_resize_one, content, wanted, stages))
             if len(pending) > num_threads + 1:
                 yield pending.popleft().result()
         while pending:
@@ -182,33 +220,37 @@ def _num_usable_cores() -> int:
 
 
 def _resize_one(
-    content: bytes | ImageError, settings: ResizeSettings, stages: Stages
-) -> _Resized | _Refused:
+    content: bytes | ImageError, wanted: Sequence[ResizeSettings], stages: Stages
+) -> _Results:
     if isinstance(content, ImageError):
-        return _Refused(stage="fetch", error=content)
-    try:
-        image = resize_photograph(content, settings, stages)
-    except ImageError as error:
-        return _Refused(stage="resize", error=error, source_num_bytes=len(content))
+        return (_Refused(stage="fetch", error=content),) * len(wanted)
+    outcomes = resize_to_each(content, wanted, stages)
+    return tuple(_result(outcome, len(content), stages) for outcome in outcomes)
+
+
+def _result(
+    outcome: ResizedImage | ImageError, source_num_bytes: int, stages: Stages
+) -> _Resized | _Refused:
+    if isinstance(outcome, ImageError):
+        return _Refused(stage="resize", error=outcome, source_num_bytes=source_num_bytes)
     with stages.time("hash"):
-        digest = hashlib.sha256(image.jpeg).hexdigest()
-    return _Resized(image=image, sha256=digest, source_num_bytes=len(content))
+        digest = hashlib.sha256(outcome.jpeg).hexdigest()
+    return _Resized(image=outcome, sha256=digest, source_num_bytes=source_num_bytes)
 
 
 class _Shard:
-    """A shard in the making: its tar, its rows, its rejects."""
+    """A shard in the making, at one size: its tar, its rows, its rejects."""
 
-    def __init__(self, task: ShardTask) -> None:
+    def __init__(self, task: ShardTask, output: ShardOutput, stages: Stages) -> None:
         self.task = task
-        self.stages = Stages()
-        self.tar = TarFile(self.stages)
+        self.output = output
+        self.stages = stages
+        self.tar = TarFile(stages)
         self.index_rows: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
-        self.num_source_bytes = 0
 
     def add(self, row: dict[str, Any], result: _Resized | _Refused) -> None:
         """Append one photograph, or note why there is none."""
-        self.num_source_bytes += result.source_num_bytes
         if isinstance(result, _Refused):
             self._reject(row, result.stage, result.error)
         else:
@@ -224,7 +266,7 @@ class _Shard:
             num_bytes=len(content),
             num_rejected=len(self.rejects),
             sha256=self.tar.sha256(),
-            fingerprint=self.task.fingerprint,
+            fingerprint=self.output.fingerprint,
         )
         with self.stages.time("upload"):
             self._write(info, content)
@@ -258,7 +300,7 @@ class _Shard:
         self.rejects.append(rejected | {"reason": error.reason, "message": error.message})
 
     def _write(self, info: ShardInfo, content: memoryview) -> None:
-        output, name = self.task.output, self.task.name
+        output, name = self.output.store, self.task.name
         output.write(tar_name(self.task.split, name), content)
         if self.rejects:
             rejects = pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA)
@@ -275,6 +317,4 @@ class _Shard:
             info=info,
             rejects_by_reason=Counter(row["reason"] for row in self.rejects),
             examples=tuple(examples),
-            num_source_bytes=self.num_source_bytes,
-            seconds=self.stages.seconds(),
         )

@@ -158,7 +158,8 @@ class DatasetIndex:
         except FileNotFoundError:
             raise DatasetError(
                 f"no {DATASET_FILE} at {store.url}: the conversion has not finished; run "
-                "`serengeti-etl convert` again, it continues where it stopped"
+                "`serengeti-etl convert` again, it continues where it stopped; of several sizes, "
+                "each dataset is in the folder of its size"
             ) from None
         except ValueError as error:
             raise DatasetError(f"{DATASET_FILE} at {store.url} is damaged: {error}") from error

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serengeti_etl.catalog.selection import select_images
 from serengeti_etl.config import MIB, ResizeSettings, SeasonPipeline, ShardSettings
-from serengeti_etl.convert.plan import Plan, make_plan, samples_per_shard
+from serengeti_etl.convert.plan import Plan, make_plan
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.label_config import FractionSplit, Rules
 from tests.catalog_factory import make_catalog
@@ -171,9 +171,9 @@ def test_given_classes_keep_their_order() -> None:
 def test_shards_are_sized_by_bytes_and_by_samples() -> None:
     """The smaller of the two limits holds; larger photographs mean fewer per shard."""
     by_bytes = ShardSettings(target_bytes=MIB, max_samples=10_000)
-    assert samples_per_shard(ResizeSettings(size="512x384"), by_bytes) == 14
-    assert samples_per_shard(ResizeSettings(size="256x192"), by_bytes) == 54
-    assert samples_per_shard(ResizeSettings(size="512"), ShardSettings(max_samples=5)) == 5
+    assert by_bytes.num_samples(ResizeSettings(size="512x384")) == 14
+    assert by_bytes.num_samples(ResizeSettings(size="256x192")) == 54
+    assert ShardSettings(max_samples=5).num_samples(ResizeSettings(size="512")) == 5
 
 
 def test_sequences_of_one_site_are_spread_over_shards() -> None:

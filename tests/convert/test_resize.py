@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from serengeti_etl.config import ResizeSettings
+from serengeti_etl.convert import plain_jpeg
 from serengeti_etl.convert import resize as resize_module
-from serengeti_etl.convert.resize import REASONS, ResizedImage, encoder_version, resize_jpeg
+from serengeti_etl.convert.resize import (
+    REASONS,
+    ResizedImage,
+    encoder_version,
+    resize_jpeg,
+    resize_to_each,
+)
+from serengeti_etl.convert.stages import Stages
 from serengeti_etl.errors import ImageError
 
 ANY_SIZE = ResizeSettings(min_side=1)
@@ -269,3 +278,131 @@ def test_threads_that_come_first_together_find_libvips_set_up(
             return message_of(content)
 
         assert list(pool.map(after, (0.0, 0.11))) == ["ok"] * 2
+
+
+SIZES = ("512x384", "short200", "256x192", "64")
+
+
+def at_each_size(**options: Any) -> list[ResizeSettings]:
+    """The settings of several sizes that share their decode."""
+    return [ResizeSettings(size=size, decode_sizes=SIZES, **options) for size in SIZES]
+
+
+def outcome_at(content: bytes, wanted: ResizeSettings) -> ResizedImage | str:
+    """What becomes of a photograph at this size alone."""
+    try:
+        return resize_jpeg(content, wanted)
+    except ImageError as error:
+        return str(error)
+
+
+def outcomes_at_each(content: bytes, wanted: list[ResizeSettings]) -> list[ResizedImage | str]:
+    """What becomes of a photograph at several sizes together."""
+    made = resize_to_each(content, wanted, Stages())
+    return [str(one) if isinstance(one, ImageError) else one for one in made]
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.integers(16, 2600), height=st.integers(16, 2600))
+def test_one_decode_serves_every_size(width: int, height: int) -> None:
+    """Whatever the photograph's shape, four sizes take one decode, and have the bytes of each."""
+    content, wanted = photograph(width, height), at_each_size()
+    with pytest.MonkeyPatch.context() as patch:
+        shapes = decoded_shapes(patch)
+        together = outcomes_at_each(content, wanted)
+        assert len(shapes) == 1
+        assert together == [outcome_at(content, one) for one in wanted]
+        assert set(shapes) == {shapes[0]}
+        for size in SIZES:
+            resize_jpeg(content, ResizeSettings(size=size))
+            assert np.all(np.array(shapes[0]) >= shapes[-1]), "no size is decoded coarser"
+
+
+def decoded_shapes(patch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A list that grows by the shape of each scaled decode."""
+    real, shapes = plain_jpeg.decode_scaled, []
+
+    def noting(*args: Any) -> Any:
+        decoded_HWC = real(*args)
+        shapes.append(decoded_HWC.shape)
+        return decoded_HWC
+
+    patch.setattr(resize_module, "decode_scaled", noting)
+    return shapes
+
+
+def half_of(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def test_odd_photographs_end_at_each_size_as_alone() -> None:
+    """PNG, CMYK, grey, turned, progressive, cut, empty, tiny and no picture at all."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photograph())).save(buffer, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cmyk, grey = io.BytesIO(), io.BytesIO()
+    Image.new("CMYK", (320, 240), (10, 90, 200, 30)).save(cmyk, "JPEG")
+    Image.new("L", (320, 240), 77).save(grey, "JPEG")
+    contents = [
+        buffer.getvalue(),
+        cmyk.getvalue(),
+        grey.getvalue(),
+        photograph(exif=exif),
+        photograph(progressive=True),
+        half_of(photograph()),
+        half_of(photograph(progressive=True)),
+        b"",
+        photograph(40, 8),
+        b"no picture",
+    ]
+    kinds = []
+    for content in contents:
+        alone = [outcome_at(content, one) for one in at_each_size()]
+        assert outcomes_at_each(content, at_each_size()) == alone
+        kinds.append({one.partition(":")[0] if isinstance(one, str) else "ok" for one in alone})
+    assert kinds[:5] == [{"ok"}] * 5
+    cut, empty = {"truncated"}, {"empty_file"}
+    assert kinds[5:] == [cut, cut, empty, {"too_small"}, {"not_an_image"}]
+
+
+def test_odd_and_broken_files_end_at_each_size_as_alone(shared_data: Path) -> None:
+    """140 real oddities have, at four sizes together, the bytes or the reason of each size."""
+    paths = sorted(path for path in (shared_data / "odd").rglob("*") if path.is_file())
+    wanted = at_each_size(min_side=1, max_pixels=20_000_000)
+    for path in paths:
+        content = path.read_bytes()
+        alone = [outcome_at(content, one) for one in wanted]
+        assert outcomes_at_each(content, wanted) == alone, path.name
+
+
+def test_a_finer_decode_harms_no_size() -> None:
+    """A grainy photograph, decoded for a larger size too, is as near to Pillow's as alone."""
+    grain = np.random.default_rng(0).normal(128, 40, (1536, 2048, 3)).clip(0, 255)
+    coarse = Image.fromarray(grain.astype(np.uint8)).resize((1024, 768)).resize((2048, 1536))
+    buffer = io.BytesIO()
+    coarse.save(buffer, "JPEG", quality=92)
+    content = buffer.getvalue()
+    sizes = ("512x384", "256x192", "128x96")
+    for size in sizes[1:]:
+        alone = resize_jpeg(content, ResizeSettings(size=size))
+        shared = resize_jpeg(content, ResizeSettings(size=size, decode_sizes=sizes))
+        assert shared.jpeg != alone.jpeg, "the decode is another"
+        assert difference(shared, content) <= 1.02 * difference(alone, content)
+
+
+def test_the_smallest_of_several_sizes_is_as_bright_as_the_photograph() -> None:
+    """Reduced by a factor of 12 and more from the shared decode, a grey stays that grey."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (2048, 1536), (200, 200, 200)).save(buffer, "JPEG")
+    wanted = [ResizeSettings(size=size, decode_sizes=("1024", "32")) for size in ("1024", "32")]
+    for one in resize_to_each(buffer.getvalue(), wanted, Stages()):
+        assert isinstance(one, ResizedImage)
+        assert np.all(pixels_of(one.jpeg) == 200)
+
+
+def test_the_reasons_that_are_kept_hold_no_pictures() -> None:
+    """An outcome that is an error has neither traceback nor cause: both hold libvips' images."""
+    for outcome in resize_to_each(half_of(photograph()), at_each_size(), Stages()):
+        assert isinstance(outcome, ImageError)
+        assert (outcome.__traceback__, outcome.__cause__, outcome.__context__) == (None, None, None)

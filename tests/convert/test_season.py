@@ -24,7 +24,8 @@ from serengeti_etl.cluster import SerialRunner, open_runner
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.convert import shard as shard_module
 from serengeti_etl.convert.fetch import fetch_in_order
-from serengeti_etl.convert.season import Conversion, Progress, convert_season
+from serengeti_etl.convert.season import Conversion, convert_season
+from serengeti_etl.convert.tally import Progress
 from serengeti_etl.dataset.index import open_dataset, read_table
 from serengeti_etl.dataset.verify import verify_dataset
 from serengeti_etl.errors import CatalogError, ConfigError, Incomplete, TooManyFailures

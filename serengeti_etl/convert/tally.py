@@ -1,0 +1,154 @@
+"""What has come in of a conversion so far, and when it is too much of the wrong kind."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serengeti_etl.cluster import Outcome
+from serengeti_etl.convert.planned import PlannedDataset
+from serengeti_etl.convert.shard import ShardReport, ShardTask, TaskReport
+from serengeti_etl.errors import Incomplete, TooManyFailures
+
+if TYPE_CHECKING:
+    from serengeti_etl.dataset.index import ShardInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """One more shard is there, at every size.
+
+    Attributes:
+        name: of that shard.
+        num_images: of its plan.
+        num_rejected: of them, those that are in ``rejects/`` instead.
+        num_source_bytes: bytes of photographs read for it by this run.
+        is_new: False if an earlier run had made it.
+        num_planned: images of the whole plan.
+    """
+
+    name: str
+    num_images: int
+    num_rejected: int
+    num_source_bytes: int
+    is_new: bool
+    num_planned: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class DatasetTally:
+    """What has come in of one dataset.
+
+    Args:
+        dataset: what it is to be.
+    """
+
+    def __init__(self, dataset: PlannedDataset) -> None:
+        self.num_shards = len(dataset.plan.shards)
+        self.num_planned = dataset.plan.rows.num_rows
+        self.max_rejects = dataset.pipeline.max_reject_share * self.num_planned
+        self.infos: dict[str, ShardInfo] = {}
+        self.rejects: Counter[str] = Counter()
+        self.examples: list[str] = []
+        self.num_made = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """True when every shard of the plan is there."""
+        return len(self.infos) == self.num_shards
+
+    def add(self, report: ShardReport, *, is_new: bool) -> None:
+        """Count one shard."""
+        self.infos[report.info.name] = report.info
+        self.rejects.update(report.rejects_by_reason)
+        self.examples += report.examples
+        self.num_made += is_new
+
+    def check_rejects(self) -> None:
+        """Nothing, as long as the rejects are within the budget.
+
+        Raises:
+            TooManyFailures: they are not; names examples.
+        """
+        if self.rejects.total() > self.max_rejects:
+            raise TooManyFailures(
+                f"{self.rejects.total()} of {self.num_planned} planned images were rejected "
+                f"({dict(self.rejects)}), which is above max_reject_share; for example "
+                f"{'; '.join(self.examples[:3])}. Mend the source, or raise max_reject_share in "
+                "the pipeline file, and run the same command again: finished shards are kept"
+            )
+
+
+class Tally:
+    """What has come in of all datasets of one run, and what it took.
+
+    Args:
+        datasets: what they are to be; their plans have the same shards.
+        on_progress: called with each shard that is there at every size.
+    """
+
+    def __init__(self, datasets: Sequence[PlannedDataset], on_progress: OnProgress | None) -> None:
+        self.by_url = {dataset.store.url: DatasetTally(dataset) for dataset in datasets}
+        self.num_planned = datasets[0].plan.rows.num_rows
+        self.on_progress = on_progress
+        self.failures: dict[str, OSError] = {}
+        self.num_source_bytes = 0
+        self.seconds: Counter[str] = Counter()
+
+    def of(self, dataset: PlannedDataset) -> DatasetTally:
+        """The part of ``dataset``."""
+        return self.by_url[dataset.store.url]
+
+    def add_known(self, found: Sequence[tuple[PlannedDataset, ShardReport]]) -> None:
+        """Count one shard in the datasets for which an earlier run made it."""
+        for dataset, report in found:
+            self.of(dataset).add(report, is_new=False)
+        if len(found) == len(self.by_url):
+            self._tell(found[0][1], 0, is_new=False)
+        for dataset, _ in found:
+            self.of(dataset).check_rejects()
+
+    def add_all(self, outcomes: Iterator[Outcome[ShardTask, TaskReport]]) -> None:
+        """Count what this run makes, as it comes."""
+        for outcome in outcomes:
+            if outcome.result is not None:
+                self._add(outcome.task, outcome.result)
+            elif outcome.error is not None:
+                self.failures[outcome.task.name] = outcome.error
+
+    def check_whole(self) -> None:
+        """Nothing, if every task was done.
+
+        Raises:
+            Incomplete: some failed; names one.
+        """
+        if self.failures:
+            name, error = min(self.failures.items())
+            raise Incomplete(
+                f"{len(self.failures)} shards failed, such as {name}: {error}. "
+                "The others are finished; run the same command again"
+            )
+
+    def _add(self, task: ShardTask, result: TaskReport) -> None:
+        self.num_source_bytes += result.num_source_bytes
+        self.seconds.update(result.seconds)
+        for output, report in zip(task.outputs, result.shards, strict=True):
+            self.by_url[output.store.url].add(report, is_new=True)
+        self._tell(result.shards[0], result.num_source_bytes, is_new=True)
+        for output in task.outputs:
+            self.by_url[output.store.url].check_rejects()
+
+    def _tell(self, report: ShardReport, num_source_bytes: int, *, is_new: bool) -> None:
+        if self.on_progress is None:
+            return
+        progress = Progress(
+            name=report.info.name,
+            num_images=report.info.num_samples + report.info.num_rejected,
+            num_rejected=report.info.num_rejected,
+            num_source_bytes=num_source_bytes,
+            is_new=is_new,
+            num_planned=self.num_planned,
+        )
+        self.on_progress(progress)

@@ -6,6 +6,7 @@ them) can use it.
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,7 +174,30 @@ def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
         except OSError as error:
             raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
         with client:
+            _still_profilers(client)
             yield DaskRunner(client)
+
+
+def _still_profilers(client: Any) -> None:
+    """Stop the sampling of stacks on workers, now and to come, where Python hangs at it.
+
+    In Python 3.11 ``sys._current_frames`` waits for ever if garbage is collected inside it
+    (python/cpython#106883). Tasks with many threads meet that every few minutes: the worker stands
+    still, and nothing says so.
+    """
+    if sys.version_info >= (3, 12):
+        return
+    from distributed import WorkerPlugin
+
+    class Still(WorkerPlugin):
+        name = "serengeti-etl-still-profiler"
+
+        def setup(self, worker: Any) -> None:
+            for callback in ("profile", "profile-cycle"):
+                if callback in worker.periodic_callbacks:
+                    worker.periodic_callbacks[callback].stop()
+
+    client.register_plugin(Still())
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from distributed import LocalCluster
 
-from serengeti_etl.cluster import Runner, SerialRunner, open_runner
+from serengeti_etl.cluster import DaskRunner, Runner, SerialRunner, open_runner
 from serengeti_etl.config import ClusterSpec
 from serengeti_etl.errors import ConfigError
 
@@ -127,3 +129,25 @@ def test_a_cluster_that_cannot_be_had_is_a_config_error() -> None:
         open_runner("tcp://127.0.0.1:1"),
     ):
         pass
+
+
+def profilers_at_work(dask_worker: Any = None) -> list[str]:
+    """Names of the samplers of stacks that run on a worker."""
+    callbacks = dask_worker.periodic_callbacks
+    return [name for name in callbacks if "profile" in name and callbacks[name].is_running()]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 does not hang at it")
+def test_no_worker_samples_stacks_where_python_hangs_at_it() -> None:
+    """On Python 3.11 the profilers of a running cluster stop, those of later workers too."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        with cluster.get_client() as client:
+            assert client.run(profilers_at_work) != {}
+            assert all(found for found in client.run(profilers_at_work).values())
+        with open_runner(cluster.scheduler_address) as runner:
+            assert isinstance(runner, DaskRunner)
+            cluster.scale(2)
+            runner.client.wait_for_workers(2)
+            assert list(runner.client.run(profilers_at_work).values()) == [[], []]

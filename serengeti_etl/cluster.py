@@ -193,9 +193,11 @@ def _still_profilers(client: Any) -> None:
         name = "serengeti-etl-still-profiler"
 
         def setup(self, worker: Any) -> None:
-            for callback in ("profile", "profile-cycle"):
-                if callback in worker.periodic_callbacks:
-                    worker.periodic_callbacks[callback].stop()
+            # Taken out too, for a worker that is only starting would start them later.
+            for name in ("profile", "profile-cycle"):
+                callback = worker.periodic_callbacks.pop(name, None)
+                if callback is not None:
+                    callback.stop()
 
     client.register_plugin(Still())
 

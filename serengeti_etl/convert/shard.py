@@ -10,6 +10,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,8 +85,12 @@ class ShardTask:
 
     @property
     def key(self) -> str:
-        """Names this task on a cluster: two drivers that want the same shard share one task."""
-        return "-".join(["shard", self.name, *(one.fingerprint[:16] for one in self.outputs)])
+        """Names this task on a cluster: two drivers that want the same shard share one task.
+
+        At the same place: of two conversions to two places, each has its own.
+        """
+        what = "\n".join(f"{one.store.url} {one.fingerprint}" for one in self.outputs)
+        return f"shard-{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,16 +139,29 @@ def make_shard(task: ShardTask) -> TaskReport:
             "install the same pyvips-binary and simplejpeg on all of them"
         )
     stages = Stages()
-    shards = [_Shard(task, output, stages) for output in task.outputs]
     rows = _row_group(task, PLAN_FILE)
-    contents = _timed(fetch_in_order(task.images, _wanted(task, rows)), stages)
     num_source_bytes = 0
-    for row, results in zip(rows, _resized(contents, task, stages), strict=True):
-        num_source_bytes += results[0].source_num_bytes
-        for shard, result in zip(shards, results, strict=True):
-            shard.add(row, result)
-    reports = tuple(shard.commit() for shard in shards)
+    with ExitStack() as tars:
+        shards = [
+            _Shard(task, output, _open_tar(task, output, tars, stages)) for output in task.outputs
+        ]
+        contents = _timed(fetch_in_order(task.images, _wanted(task, rows)), stages)
+        for row, results in zip(rows, _resized(contents, task, stages), strict=True):
+            num_source_bytes += results[0].source_num_bytes
+            for shard, result in zip(shards, results, strict=True):
+                shard.add(row, result)
+        for shard in shards:
+            shard.tar.close()
+        with stages.time("upload"):
+            tars.close()  # from here on they are there; had anything been raised, they would not
+    with stages.time("upload"):
+        reports = tuple(shard.commit() for shard in shards)
     return TaskReport(shards=reports, num_source_bytes=num_source_bytes, seconds=stages.seconds())
+
+
+def _open_tar(task: ShardTask, output: ShardOutput, tars: ExitStack, stages: Stages) -> TarFile:
+    name = tar_name(task.split, task.name)
+    return TarFile(tars.enter_context(output.store.create(name)), stages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,11 +259,10 @@ def _result(
 class _Shard:
     """A shard in the making, at one size: its tar, its rows, its rejects."""
 
-    def __init__(self, task: ShardTask, output: ShardOutput, stages: Stages) -> None:
+    def __init__(self, task: ShardTask, output: ShardOutput, tar: TarFile) -> None:
         self.task = task
         self.output = output
-        self.stages = stages
-        self.tar = TarFile(stages)
+        self.tar = tar
         self.index_rows: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
 
@@ -257,19 +274,17 @@ class _Shard:
             self._append(row, result)
 
     def commit(self) -> ShardReport:
-        """Put the tar, the rejects and, last, the commit record on storage."""
-        content = self.tar.close()
+        """Put the rejects and, last, the commit record on storage, where the tar is already."""
         info = ShardInfo(
             name=self.task.name,
             split=self.task.split,
             num_samples=len(self.index_rows),
-            num_bytes=len(content),
+            num_bytes=self.tar.num_bytes,
             num_rejected=len(self.rejects),
             sha256=self.tar.sha256(),
             fingerprint=self.output.fingerprint,
         )
-        with self.stages.time("upload"):
-            self._write(info, content)
+        self._write(info)
         return self._report(info)
 
     def _append(self, row: dict[str, Any], result: _Resized) -> None:
@@ -299,9 +314,8 @@ class _Shard:
         rejected |= {"state": "rejected", "stage": stage}
         self.rejects.append(rejected | {"reason": error.reason, "message": error.message})
 
-    def _write(self, info: ShardInfo, content: memoryview) -> None:
+    def _write(self, info: ShardInfo) -> None:
         output, name = self.output.store, self.task.name
-        output.write(tar_name(self.task.split, name), content)
         if self.rejects:
             rejects = pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA)
             write_table(output, rejects_name(name), rejects)

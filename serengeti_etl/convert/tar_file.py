@@ -4,8 +4,8 @@ Same members, same bytes: no time, no owner. Format: POSIX.1-1988, as ``tarfile`
 """
 
 import hashlib
-import io
 import tarfile
+from collections.abc import Callable
 
 from serengeti_etl.convert.stages import Stages
 
@@ -13,14 +13,16 @@ _END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 class TarFile:
-    """A tar in memory and its SHA-256.
+    """A tar that goes on its way part by part, and its SHA-256.
 
     Args:
+        append: takes each part.
         stages: gets the time of ``tar`` and ``hash``.
     """
 
-    def __init__(self, stages: Stages) -> None:
-        self._buffer = io.BytesIO()
+    def __init__(self, append: Callable[[bytes], object], stages: Stages) -> None:
+        self.num_bytes = 0
+        self._put = append
         self._digest = hashlib.sha256()
         self._stages = stages
 
@@ -28,17 +30,14 @@ class TarFile:
         """Append one file; the offset of its content in the tar, in bytes."""
         member = tarfile.TarInfo(name)
         member.size, member.mtime, member.mode = len(content), 0, 0o644
-        self._append(member.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict"))
-        offset = self._buffer.tell()
-        self._append(content)
-        self._append(bytes(-len(content) % tarfile.BLOCKSIZE))
+        header = member.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
+        offset = self.num_bytes + len(header)
+        self._append(header + content + bytes(-len(content) % tarfile.BLOCKSIZE))
         return offset
 
-    def close(self) -> memoryview:
-        """The whole tar, with its end."""
-        self._append(_END)
-        self._append(bytes(-self._buffer.tell() % tarfile.RECORDSIZE))
-        return self._buffer.getbuffer()
+    def close(self) -> None:
+        """Append the end."""
+        self._append(_END + bytes(-(self.num_bytes + len(_END)) % tarfile.RECORDSIZE))
 
     def sha256(self) -> str:
         """Of what was appended so far, hexadecimal."""
@@ -46,6 +45,7 @@ class TarFile:
 
     def _append(self, part: bytes) -> None:
         with self._stages.time("tar"):
-            self._buffer.write(part)
+            self._put(part)
         with self._stages.time("hash"):
             self._digest.update(part)
+        self.num_bytes += len(part)

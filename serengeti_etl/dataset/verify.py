@@ -42,8 +42,9 @@ class VerifyTask:
 
     @property
     def key(self) -> str:
-        """Names this task on a cluster."""
-        return f"verify-{self.shard.name}-{self.shard.fingerprint[:16]}"
+        """Names this task on a cluster; the same shard elsewhere is another."""
+        what = f"{self.store.url} {self.shard.fingerprint} {self.shard.sha256}"
+        return f"verify-{self.shard.name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

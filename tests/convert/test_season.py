@@ -25,6 +25,7 @@ from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.convert import shard as shard_module
 from serengeti_etl.convert.fetch import fetch_in_order
 from serengeti_etl.convert.season import Conversion, convert_season
+from serengeti_etl.convert.shard import ShardOutput, ShardTask
 from serengeti_etl.convert.tally import Progress
 from serengeti_etl.dataset.index import open_dataset, read_table
 from serengeti_etl.dataset.verify import verify_dataset
@@ -441,3 +442,22 @@ def test_the_report_tells_where_time_went(pipeline: SeasonPipeline, tmp_path: Pa
     seconds = convert(pipeline, tmp_path / "out").seconds
     assert set(seconds) == {"fetch", "decode", "reduce", "encode", "tar", "hash", "upload"}
     assert all(value > 0 for value in seconds.values())
+
+
+def test_the_same_shard_at_two_places_is_two_tasks(pipeline: SeasonPipeline) -> None:
+    """Two drivers share a task on a cluster only when they write to the same place."""
+
+    def task(url: str, fingerprint: str) -> ShardTask:
+        output = ShardOutput(store=Store(url=url), resize=ResizeSettings(), fingerprint=fingerprint)
+        return ShardTask(
+            name="train-000000",
+            split="train",
+            row_group=0,
+            plan=output.store,
+            outputs=(output,),
+            images=Store(url=pipeline.source),
+            encoder="e",
+        )
+
+    assert task("here", "f").key == task("here", "f").key
+    assert len({task(*of).key for of in (("here", "f"), ("there", "f"), ("here", "g"))}) == 3

@@ -201,6 +201,17 @@ def killed_before_write(number: int) -> Iterator[list[str]]:
                 written.append(f"{store.url}/{names[0]}")
 
             patch.setattr(Store, method, writing)
+        real_create = Store.create
+
+        @contextmanager
+        def creating(store: Store, name: str) -> Iterator[Callable[[bytes], object]]:
+            with real_create(store, name) as append:
+                yield append
+                if len(written) == number:
+                    raise Killed
+            written.append(f"{store.url}/{name}")
+
+        patch.setattr(Store, "create", creating)
         yield written
 
 

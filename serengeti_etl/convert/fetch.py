@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from serengeti_etl.convert.archives import Location, check_member, member_bytes
+from serengeti_etl.convert.member import Location, check_member, member_bytes
 from serengeti_etl.errors import ChecksumError, ImageError, SourceRefused
 from serengeti_etl.retry import OnRetry, is_slow_down
 from serengeti_etl.storage import Store

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serengeti_etl.config import ResizeSettings
-from serengeti_etl.convert.archives import Location
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
+from serengeti_etl.convert.member import Location
 from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_to_each
 from serengeti_etl.convert.stages import Stages
 from serengeti_etl.convert.tar_file import TarFile

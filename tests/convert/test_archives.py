@@ -16,15 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serengeti_etl.convert.archives import (
+from serengeti_etl.convert.archives import check_archive_name, list_members, match_members
+from serengeti_etl.convert.member import (
     LOCATION_SCHEMA,
     MEMBER_SCHEMA,
     REASONS,
     Location,
-    check_archive_name,
     check_member,
-    list_members,
-    match_members,
     member_bytes,
 )
 from serengeti_etl.errors import CatalogError, ConfigError, ImageError

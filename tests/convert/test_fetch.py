@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.convert import fetch
-from serengeti_etl.convert.archives import Location, list_members
+from serengeti_etl.convert.archives import list_members
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
+from serengeti_etl.convert.member import Location
 from serengeti_etl.errors import ImageError, SourceRefused
 from serengeti_etl.retry import OnRetry, is_slow_down
 from serengeti_etl.storage import Store

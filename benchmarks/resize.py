@@ -32,10 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.peer_input import whole_jpegs
 from benchmarks.similarity import luma, similarity
 from serengeti_etl.config import ResizeSettings
-from serengeti_etl.convert.resize import encoder_version, resize_jpeg
+from serengeti_etl.convert.resize import encoder_version, resize_jpeg, resize_to_each
+from serengeti_etl.convert.stages import Stages
 from serengeti_etl.sample import SampleSettings, draw_season
 
 SIZES = ("512", "512x384", "short256")
+SEVERAL = (("512x384", "256x192"), ("512x384", "384x288", "256x192", "128x96"))
 NUM_ROUNDS = 5
 NUM_PHOTOGRAPHS = 24
 QUALITY = 85
@@ -201,8 +203,28 @@ def show(photographs: list[bytes], wanted: str) -> None:
         print(f"{name:<27}{spent[name]:7.1f} ms{ratio:6.2f} x floor  SSIM {mean}  {size:5.1f} kB")
 
 
+def show_together(photographs: list[bytes], sizes: tuple[str, ...]) -> None:
+    """Print what several sizes cost in one pass, and one after the other."""
+    together = [ResizeSettings(size=size, decode_sizes=sizes) for size in sizes]
+    ways: dict[str, list[list[ResizeSettings]]] = {
+        "one pass": [together],
+        "one after the other": [[ResizeSettings(size=size)] for size in sizes],
+    }
+    rounds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(NUM_ROUNDS):
+        for way, passes in ways.items():
+            started = time.process_time()
+            for wanted in passes:
+                for content in photographs:
+                    resize_to_each(content, wanted, Stages())
+            rounds[way].append(1000 * (time.process_time() - started) / len(photographs))
+    one, each = (statistics.median(rounds[way]) for way in ways)
+    print(f"{', '.join(sizes)}: one pass {one:.1f} ms, one after the other {each:.1f} ms, ", end="")
+    print(f"ratio {one / each:.2f}")
+
+
 def main() -> None:
-    """Print a table for each size."""
+    """Print a table for each size, and what several cost together."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
         if len(sys.argv) == 1:
@@ -213,6 +235,9 @@ def main() -> None:
     print(f"{len(photographs)} photographs of {size:.2f} MB; {encoder_version()}")
     for wanted in SIZES:
         show(photographs, wanted)
+    print("\nseveral sizes")
+    for sizes in SEVERAL:
+        show_together(photographs, sizes)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ ARCHIVE_PIECE = re.compile(r"(?i)\.(z\d\d|zip\.\d\d\d)$")
 _ARCHIVES = (re.compile(r"(?i)\.(zip|tar)$"), COMPRESSED_ARCHIVE, ARCHIVE_PIECE)
 
 
+def without_query(name: str) -> str:
+    """A name without what a signed web address has behind its ``?``: it ends as its file does."""
+    return name.partition("?")[0] if name.startswith(("http://", "https://")) else name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResizeSettings:
     """How one photograph becomes the JPEG in a shard. Photographs are never enlarged.
@@ -234,7 +239,8 @@ class SeasonPipeline:
         """
         if isinstance(self.images, tuple):
             return self.images
-        return (self.images,) if any(kind.search(self.images) for kind in _ARCHIVES) else ()
+        name = without_query(self.images)
+        return (self.images,) if any(kind.search(name) for kind in _ARCHIVES) else ()
 
     @property
     def images_folder(self) -> str:

@@ -129,6 +129,9 @@ class Bucket:
 
     def num_bytes(self, path: str) -> int:
         """Size of an object in bytes."""
+        if self.place.is_signed:  # for GET alone: HEAD would be refused
+            byte: Any = {"range": (0, 1)}
+            return self._ask(lambda client: obstore.get(client, path, options=byte).meta["size"])
         return self._ask(lambda client: obstore.head(client, path)["size"])
 
     def exists(self, path: str) -> bool:

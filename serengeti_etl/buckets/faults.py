@@ -23,6 +23,7 @@ _METADATA_SERVERS = re.compile(r"169\.254\.1[67]\d\.\d+|metadata\.google\.intern
 _NEVER = re.compile(r"status code: 4(?!08|29)\d\d|Content-Length Header missing")
 _REDIRECT = "redirect without LOCATION"
 _MAX_LENGTH = 400
+_QUERY = re.compile(r"\?\S+")  # may be a signature, which is as good as a password
 
 
 def os_error(error: Exception) -> OSError:
@@ -31,7 +32,7 @@ def os_error(error: Exception) -> OSError:
     ``ConnectionError`` may pass. ``FileNotFoundError`` and ``PermissionError`` are about one
     object, ``RequestRefused`` is about the request or the credentials and blames no object.
     """
-    text = str(error).partition("\n\nDebug source")[0].strip()[:_MAX_LENGTH]
+    text = _QUERY.sub("?…", str(error).partition("\n\nDebug source")[0].strip())[:_MAX_LENGTH]
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(text)
     if isinstance(error, ValueError | InvalidPathError):

@@ -33,8 +33,14 @@ class Place:
 
     @property
     def url(self) -> str:
-        """For messages."""
-        return self.name if self.kind == "http" else f"{self.kind}://{self.name}"
+        """For messages: without what a signed address has behind its ``?``."""
+        name = self.name.partition("?")[0]
+        return name if self.kind == "http" else f"{self.kind}://{name}"
+
+    @property
+    def is_signed(self) -> bool:
+        """True for a web address with a query, which names one file."""
+        return self.kind == "http" and "?" in self.name
 
 
 def place_of(url: str) -> tuple[Place, str] | None:

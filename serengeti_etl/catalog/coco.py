@@ -17,6 +17,7 @@ from serengeti_etl.catalog.label_file import open_label_file, open_label_zip
 from serengeti_etl.catalog.rows import RowWriter, known
 from serengeti_etl.catalog.seq_ids import places_of, plain_seasons
 from serengeti_etl.catalog.table import BEHAVIOURS, image_keys
+from serengeti_etl.config import without_query
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.storage import Store
 
@@ -54,7 +55,7 @@ def _open_json(source: Store, name: str) -> Iterator[BinaryIO]:
     Raises:
         CatalogError: there is no such file, or the zip is damaged or holds another number.
     """
-    if not name.lower().endswith(".zip"):
+    if not without_query(name).lower().endswith(".zip"):
         with open_label_file(source, name) as file:
             yield file
         return

@@ -20,7 +20,7 @@ from serengeti_etl.catalog.hakuna import read_hakuna
 from serengeti_etl.catalog.join import join_rows, read_images
 from serengeti_etl.catalog.label_file import open_label_file, open_label_zip
 from serengeti_etl.catalog.rows import RowWriter
-from serengeti_etl.config import FORMATS, SeasonPipeline
+from serengeti_etl.config import FORMATS, SeasonPipeline, without_query
 from serengeti_etl.errors import CatalogError
 from serengeti_etl.label_config import CsvColumns
 from serengeti_etl.storage import Store
@@ -146,7 +146,7 @@ def recognise(source: Store, name: str) -> str:
     Raises:
         CatalogError: it is not there, or of no known format; says what it seems to be.
     """
-    lower = name.lower()
+    lower = without_query(name).lower()
     if lower.endswith(".zip"):
         return _of_zip(source, name)
     if lower.endswith(".json"):

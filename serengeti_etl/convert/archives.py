@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serengeti_etl.catalog.folders import IMAGE_EXTENSIONS
-from serengeti_etl.config import ARCHIVE_PIECE, COMPRESSED_ARCHIVE
+from serengeti_etl.config import ARCHIVE_PIECE, COMPRESSED_ARCHIVE, without_query
 from serengeti_etl.convert.member import LOCATION_SCHEMA, MEMBER_SCHEMA
 from serengeti_etl.convert.tar_archive import HOP_NUM_BYTES, list_tar
 from serengeti_etl.convert.zip_archive import list_zip
@@ -32,11 +32,11 @@ def check_archive_name(name: str) -> None:
     Raises:
         ConfigError: it is compressed as a whole, or a piece of a split zip.
     """
-    if COMPRESSED_ARCHIVE.search(name):
+    if COMPRESSED_ARCHIVE.search(without_query(name)):
         raise ConfigError(
             f"{name} cannot be read by parts: unpack or recompress as plain tar or zip"
         )
-    if ARCHIVE_PIECE.search(name):
+    if ARCHIVE_PIECE.search(without_query(name)):
         raise ConfigError(
             f"{name} cannot be read alone, being a piece of a split zip: join the pieces first, "
             "such as by zip -s 0 split.zip --out whole.zip"
@@ -86,7 +86,7 @@ def match_members(members: pa.Table, file_names: Sequence[str] | pa.ChunkedArray
 
 
 def _list_archive(store: Store, name: str) -> pa.Table:
-    is_zip = name.lower().endswith(".zip")
+    is_zip = without_query(name).lower().endswith(".zip")
     read = list_zip if is_zip else list_tar
     try:
         with store.open_input(name, 1 << 20 if is_zip else HOP_NUM_BYTES) as file:

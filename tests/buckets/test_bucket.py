@@ -266,3 +266,12 @@ def test_a_web_server_cannot_be_listed(server: FaultServer) -> None:
             listing("")
     assert not store.is_folder("")
     assert server.requests == []
+
+
+def test_an_error_keeps_a_signature_to_itself(server: FaultServer) -> None:
+    """What stands behind the ``?`` of an address is in no message."""
+    server.fail("x", ACCESS_DENIED)
+    with pytest.raises(PermissionError) as raised:
+        Store(url=f"{server.url}/{BUCKET}/x?X-Signature=secret").read("")
+    assert "secret" not in str(raised.value)
+    assert "403" in str(raised.value)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from serengeti_etl.cluster import Runner
+from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan, PlannedShard
 from serengeti_etl.convert.planned import (
@@ -19,6 +19,7 @@ from serengeti_etl.convert.shard import (
     ShardOutput,
     ShardReport,
     ShardTask,
+    TaskReport,
     make_shard,
 )
 from serengeti_etl.convert.tally import OnProgress, Tally
@@ -32,6 +33,7 @@ from serengeti_etl.dataset.index import (
 )
 from serengeti_etl.dataset.ledger import Ledger
 from serengeti_etl.errors import ConfigError, DatasetError
+from serengeti_etl.lease import Lease, hold
 from serengeti_etl.storage import Store
 
 
@@ -71,6 +73,7 @@ def convert_season(
     Raises:
         ConfigError: ``output`` holds another plan, or a setting is impossible.
         CatalogError: the label file contradicts itself, or an archive of photographs is damaged.
+        OutputHeld: another process writes to ``output``.
         SourceRefused: the store of the photographs refuses one after the other.
         Incomplete: some shards failed for reasons that may pass; call again.
         TooManyFailures: more rejects than ``pipeline.max_reject_share``.
@@ -111,23 +114,36 @@ def _convert(
     pipeline: SeasonPipeline, runner: Runner, output: str, on_progress: OnProgress | None
 ) -> dict[str, Conversion]:
     """The finished datasets by their folder below ``output``."""
-    Store(url=output).remove_partial()
-    datasets = plan_datasets(pipeline, Store(url=output))
-    tally = Tally(datasets, on_progress)
-    todo = _todo(datasets, tally)
-    if todo:
-        # What tasks read lies with a dataset that lacks shards: a finished one is left alone.
-        home = todo[0].datasets[0]
-        if pipeline.archives:
-            write_locations(home)
-        tally.add_all(runner.map(make_shard, _tasks(todo, home, runner.num_threads)))
-    conversions = {
-        dataset.folder: _finish(dataset, tally)
-        for dataset in datasets
-        if tally.of(dataset).is_whole
-    }
-    tally.check_whole()
+    store = Store(url=output)
+    with hold(store) as lease:
+        store.remove_partial()
+        datasets = plan_datasets(pipeline, store)
+        tally = Tally(datasets, on_progress)
+        todo = _todo(datasets, tally)
+        if todo:
+            # What tasks read lies with a dataset that lacks shards: a finished one is left alone.
+            home = todo[0].datasets[0]
+            if pipeline.archives:
+                write_locations(home)
+            outcomes = runner.map(make_shard, _tasks(todo, home, runner.num_threads))
+            tally.add_all(_while_held(outcomes, lease))
+        conversions = {
+            dataset.folder: _finish(dataset, tally)
+            for dataset in datasets
+            if tally.of(dataset).is_whole
+        }
+        tally.check_whole()
     return conversions
+
+
+def _while_held(
+    outcomes: Iterator[Outcome[ShardTask, TaskReport]], lease: Lease
+) -> Iterator[Outcome[ShardTask, TaskReport]]:
+    """The same, as long as nobody else has taken the output over."""
+    for outcome in outcomes:
+        lease.check()
+        yield outcome
+    lease.check()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -76,7 +76,7 @@ def convert_season(
         OutputHeld: another process writes to ``output``.
         SourceRefused: the store of the photographs refuses one after the other.
         Incomplete: some shards failed for reasons that may pass; call again.
-        TooManyFailures: more rejects than ``pipeline.max_reject_share``.
+        TooManyFailures: more rejects than ``pipeline`` allows.
     """
     if pipeline.sizes:
         raise ConfigError(
@@ -219,6 +219,7 @@ def _tasks(
             is_archived=is_archived,
             encoder=encoder,
             num_threads=num_threads,
+            max_reject_share=home.pipeline.max_shard_reject_share,
         )
 
 

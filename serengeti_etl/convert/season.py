@@ -1,11 +1,13 @@
 """One season from label file to finished dataset. Read ``_convert`` first."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.leftovers import remove_leftovers
 from serengeti_etl.convert.plan import Plan, PlannedShard
 from serengeti_etl.convert.planned import (
     PlannedDataset,
@@ -132,8 +134,17 @@ def _convert(
             for dataset in datasets
             if tally.of(dataset).is_whole
         }
+        _leave_in_order([one for one in datasets if one.folder not in conversions], tally)
         tally.check_whole()
     return conversions
+
+
+def _leave_in_order(unfinished: Sequence[PlannedDataset], tally: Tally) -> None:
+    """Remove what the failed tasks of datasets left behind, if that can be done."""
+    for dataset in unfinished:
+        # A store that is away is no news here: it is why tasks failed.
+        with contextlib.suppress(OSError):
+            remove_leftovers(dataset.store, dataset.plan, tally.of(dataset).infos)
 
 
 def _while_held(
@@ -236,6 +247,7 @@ def _finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
     store, plan, made = dataset.store, dataset.plan, tally.of(dataset)
     # Which archive a photograph came from is no part of the dataset: a folder gives the same.
     store.delete(LOCATIONS_FILE)
+    remove_leftovers(store, plan, made.infos)
     infos = tuple(made.infos[shard.name] for shard in plan.shards)
     compact_index(store, infos)
     ledger = count_ledger(store, dataset.num_images, infos)

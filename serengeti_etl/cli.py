@@ -4,16 +4,23 @@ Exit codes: 0 complete; 2 complete, with rejects within the budget; 3 incomplete
 4 refused, something must be changed first.
 """
 
+import contextlib
 import dataclasses
+import functools
+import os
 import runpy
+import shlex
+import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -29,6 +36,9 @@ if TYPE_CHECKING:
 
 COMPLETE, WITH_REJECTS, INCOMPLETE, REFUSED = 0, 2, 3, 4
 
+STOP_SECONDS = 8.0
+"""After a signal, the time to put things in order; then the process ends as things are."""
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -40,11 +50,24 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = REFUSED
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         code = _say_interrupted()
     except (SerengetiError, OSError) as error:
         code = _say_error(error, debug="--debug" in arguments)
+    if code == INCOMPLETE:
+        _leave(code)
     sys.exit(code if isinstance(code, int) else COMPLETE)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now, whatever its threads do; all that matters has been put away."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    # Requests under way cannot be called back. Those that a dead store never answers would hold
+    # Python up where it waits for their threads, and one that comes back to an interpreter that
+    # is being taken down aborts the process (PyO3/pyo3#6084): exit code 134 instead of ours.
+    os._exit(code)
 
 
 def _say_error(error: SerengetiError | OSError, *, debug: bool) -> int:
@@ -63,8 +86,57 @@ def _may_pass(error: SerengetiError | OSError) -> bool:
 
 
 def _say_interrupted() -> int:
-    click.echo("serengeti-etl: interrupted; the same command continues", err=True)
+    click.echo(f"serengeti-etl: interrupted; to continue, run: {_same_command()}", err=True)
     return INCOMPLETE
+
+
+def _same_command() -> str:
+    """This command, for a shell."""
+    program = sys.argv[:1]
+    if Path(program[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "serengeti_etl"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def _works_long(command: CommandT) -> CommandT:
+    """``command``; SIGTERM interrupts it as Ctrl-C does, and either ends it within STOP_SECONDS."""
+
+    @functools.wraps(command)
+    def stoppable(*args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            _stop_on_signals()
+        return command(*args, **kwargs)
+
+    return cast("CommandT", stoppable)
+
+
+def _stop_on_signals() -> None:
+    """From now on the first SIGINT or SIGTERM interrupts; a second one, or time, ends at once."""
+    received, sent = socket.socketpair()
+    sent.setblocking(False)  # noqa: FBT003 - Python's own way to say it
+    # Python tells the main thread of a signal only when its present call is over, which is a
+    # minute where that asks a dead store. This is written at once.
+    signal.set_wakeup_fd(sent.fileno())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+    threading.Thread(target=_enforce, args=(received, sent), name="stop", daemon=True).start()
+
+
+def _enforce(received: socket.socket, _sent: socket.socket) -> None:
+    """End the process at the second signal, or STOP_SECONDS after the first."""
+    received.recv(1)
+    received.settimeout(STOP_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        received.recv(1)
+    _leave(_say_interrupted())
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Interrupt the main thread; once, so that it is not interrupted while it tidies up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # of what is ignored `_enforce` would not hear
+    raise KeyboardInterrupt
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -111,6 +183,7 @@ def plan(pipeline: Path, source: str | None, limit: int | None, debug: bool) -> 
 
 
 @commands.command()
+@_works_long
 @_pipeline_options
 @click.option("--output", help="Folder or url for the tables; by default NAME-catalog here.")
 @click.option("--schemas", help="Folder or url of Camtrap DP's table schemas.")
@@ -170,6 +243,7 @@ def export(
 
 
 @commands.command()
+@_works_long
 @_pipeline_options
 @click.option("--output", required=True, help="Folder or url for the dataset.")
 @_cluster_option("local")
@@ -207,6 +281,7 @@ def info(url: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read
 
 
 @commands.command()
+@_works_long
 @click.argument("url")
 @_cluster_option("serial")
 @_debug
@@ -218,6 +293,7 @@ def verify(url: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 
 
 
 @commands.command()
+@_works_long
 @click.argument("url")
 @click.option("--run", required=True, help="Folder or url for checkpoints, metrics and the model.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Python file with a Recipe.")
@@ -243,6 +319,7 @@ def train(  # noqa: PLR0913 - one parameter per option
 
 
 @commands.command()
+@_works_long
 @click.argument("run")
 @click.option("--dataset", required=True, help="Folder or url of a dataset.")
 @click.option("--split", default="val", show_default=True)
@@ -256,6 +333,7 @@ def evaluate(run: str, dataset: str, split: str, device: str, debug: bool) -> No
 
 
 @commands.command()
+@_works_long
 @click.option("--output", default="serengeti-demo", show_default=True, help="Local folder.")
 @_cluster_option("local")
 @_debug

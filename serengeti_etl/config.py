@@ -176,6 +176,12 @@ class SeasonPipeline:
         classes: categories in order of the model's outputs; None takes all that occur, sorted.
         max_sequences: keep only this many sequences, chosen by ``shards.seed``; None keeps all.
         max_reject_share: share of the planned images, 0–1, above which the run stops.
+        max_rejects: number of rejects above which it stops as well; None for no such limit.
+        max_shard_reject_share: share of one shard's images, 0–1, above which that shard fails and
+            is made again by the next run, instead of committing its rejects: so looks a store that
+            answers nonsense for a while, or a disk that came loose. Every shard is a random sample
+            of its split, so that of a season with a tenth of its photographs bad, not one shard in
+            a million has half of them bad. That holds from 20 images on: smaller shards are let be.
         storage_options: how to open ``source``, such as ``{"anon": True}`` for a public bucket:
             by the names of s3fs, gcsfs and adlfs, or obstore's own (``buckets.options``).
         licence: licence of the photographs, carried into dataset.json.
@@ -197,6 +203,8 @@ class SeasonPipeline:
     classes: tuple[str, ...] | None = None
     max_sequences: int | None = None
     max_reject_share: float = 0.02
+    max_rejects: int | None = None
+    max_shard_reject_share: float = 0.5
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     citation: str = ""
@@ -210,8 +218,11 @@ class SeasonPipeline:
         require(kind in (None, *FORMATS), "labels_format", kind, f"None or one of {FORMATS}")
         gap = self.sequence_gap_seconds
         require(gap >= 1, "sequence_gap_seconds", gap, "at least 1")
-        share = self.max_reject_share
-        require(0 <= share <= 1, "max_reject_share", share, "a share from 0 to 1")
+        for name in ("max_reject_share", "max_shard_reject_share"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, name, share, "a share from 0 to 1")
+        count = self.max_rejects
+        require(count is None or count >= 0, "max_rejects", count, "zero, positive or None")
         limit = self.max_sequences
         require(limit is None or limit > 0, "max_sequences", limit, "positive or None")
         names = self.classes or ()

@@ -10,6 +10,7 @@
     ├── RequestRefused (OSError)    a store will never answer this request; says why
     ├── SourceRefused               the store of the photographs refuses one after the other
     ├── ShardError (OSError)        a shard could not be written, or does not match its checksum
+    ├── OutputHeld                  another process writes to the same place; says which
     ├── DatasetError (ValueError)   dataset.json, index and shards disagree
     ├── RunError                    a training cannot go on: checkpoints damaged, or diverged
     ├── Incomplete                  some shards failed; the same command finishes the work
@@ -73,6 +74,10 @@ class SourceRefused(SerengetiError):  # noqa: N818 - the store's answer, in its 
 
 class ShardError(SerengetiError, OSError):
     """A shard could not be written, or its bytes do not match its checksum."""
+
+
+class OutputHeld(SerengetiError):  # noqa: N818 - a state to wait for, not a fault
+    """Another process writes to the same place: who, since when, and what to do."""
 
 
 class DatasetError(SerengetiError, ValueError):

@@ -1,5 +1,6 @@
 """Folders and whatever else fsspec opens, read and written by path."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -34,6 +35,9 @@ class Files(Protocol):
 
     def write(self, path: str, content: Content) -> None:
         """Put a file or object, whole or not at all."""
+
+    def write_new(self, path: str, content: bytes) -> bool:
+        """Put a file or object if there is none; False if there is one."""
 
     def create(self, path: str) -> Any:
         """A context manager that gives an appending function; whole after it, or not there."""
@@ -86,6 +90,13 @@ class FsspecFiles:
         else:
             self._fs.pipe_file(path, bytes(content))
 
+    def write_new(self, path: str, content: bytes) -> bool:
+        """See ``Files``; not in one step, which few of these systems can."""
+        if self.exists(path):
+            return False
+        self.write(path, content)
+        return True
+
     @contextmanager
     def create(self, path: str) -> Iterator[Callable[[bytes], object]]:
         """See ``Files``; held in memory, for few of these systems can write a file in parts."""
@@ -134,23 +145,32 @@ class LocalFiles(FsspecFiles):
 
     def write(self, path: str, content: Content) -> None:
         """See ``Files``."""
-        with _replacing(Path(path)) as file:
+        with _placing(Path(path)) as file:
             if isinstance(content, Path):
                 with content.open("rb") as source:
                     shutil.copyfileobj(source, file)
             else:
                 file.write(content)
 
+    def write_new(self, path: str, content: bytes) -> bool:
+        """See ``Files``; of several at once one gets True."""
+        try:
+            with _placing(Path(path), _link) as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
     @contextmanager
     def create(self, path: str) -> Iterator[Callable[[bytes], object]]:
         """See ``Files``."""
-        with _replacing(Path(path)) as file:
+        with _placing(Path(path)) as file:
             yield file.write
 
 
 @contextmanager
-def _replacing(final: Path) -> Iterator[Any]:
-    """A new file that takes the place of ``final`` once it is whole."""
+def _placing(final: Path, place: Callable[[Path, Path], object] = Path.replace) -> Iterator[Any]:
+    """A new file that ``place`` gives the name ``final`` once it is whole."""
     # Beside the final name, so on the same file system: only there is a rename atomic.
     partial = final.with_name(f".{final.name}.{secrets.token_hex(8)}.partial")
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +179,7 @@ def _replacing(final: Path) -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(final)
+        place(partial, final)
     finally:
         partial.unlink(missing_ok=True)  # there still, if something failed
     # The rename itself must survive a power cut, or a commit record could outlive its shard.
@@ -168,3 +188,21 @@ def _replacing(final: Path) -> Iterator[Any]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+"""What file systems without hard links answer."""
+
+
+def _link(partial: Path, final: Path) -> None:
+    """Give ``partial`` the name ``final`` as well, unless that is taken, in one step."""
+    try:
+        final.hardlink_to(partial)
+    except FileNotFoundError as error:
+        # Who began to work here just now has tidied up: worth another try.
+        raise BlockingIOError(errno.EAGAIN, f"{partial} was removed") from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with final.open("xb") as file:
+            file.write(partial.read_bytes())

@@ -119,6 +119,18 @@ class Store:
         """
         self._write(name, content)
 
+    def write_new(self, name: str, content: bytes) -> bool:
+        """Put ``content`` at ``name`` unless there is something; False if there is.
+
+        An answer can get lost, so that what is there may be ``content`` all the same. Stores that
+        cannot do it in one step may say True to two that ask at once: read it back after a moment.
+
+        Raises:
+            OSError: the store failed on every try.
+        """
+        files, path = self._find(name)
+        return retried(files.write_new)(path, content)
+
     def write_json(self, name: str, value: object) -> None:
         """Put ``value`` as sorted, indented JSON: the same value gives the same bytes."""
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)

@@ -20,6 +20,7 @@ LAYERS = (
     ("retry",),
     ("buckets", "files"),
     ("storage",),
+    ("lease",),
     ("cluster", "drawing", "sample"),
     ("catalog",),
     ("dataset",),

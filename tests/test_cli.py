@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.lease import hold
+from serengeti_etl.storage import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,6 +113,20 @@ def test_refusals_are_one_line_and_exit_4(pipeline_file: Path, tmp_path: Path) -
         assert shown.returncode == 4, (arguments, shown.stderr)
         assert message in shown.stderr
         assert "Traceback" not in shown.stderr
+
+
+def test_an_output_that_is_being_written_is_refused(pipeline_file: Path, tmp_path: Path) -> None:
+    """A second convert is one line that names the first one's process, and exit 4; then it runs."""
+    output = str(tmp_path / "dataset")
+    command = ("convert", str(pipeline_file), "--output", output, "--cluster", "serial")
+    with hold(Store(url=output)):
+        shown = run(*command)
+    assert shown.returncode == 4, shown.stderr
+    assert f"is being written by process {os.getpid()} on " in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert list((tmp_path / "dataset").iterdir()) == []
+    assert run(*command).returncode == 2
+    assert not (tmp_path / "dataset" / "lease.json").exists()
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

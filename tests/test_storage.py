@@ -1,7 +1,10 @@
 """Storage: whole or not at all, the same on a folder and in a bucket."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,62 @@ def test_a_local_file_is_put_whole(store: Store, tmp_path: Path) -> None:
     store.upload(tmp_path / "new", "x")
     assert store.read("x") == b"new" * 1000
     assert store.find("") == ("x",)
+
+
+def test_what_is_there_is_not_written_over(store: Store) -> None:
+    """``write_new`` puts what is not there, says no to what is, and leaves nothing beside it."""
+    assert store.write_new("deep/x", b"first")
+    assert not store.write_new("deep/x", b"second")
+    assert store.read("deep/x") == b"first"
+    store.delete("deep/x")
+    assert store.write_new("deep/x", b"third")
+    assert store.read("deep/x") == b"third"
+    assert store.find("") == ("deep/x",)
+
+
+def test_of_many_new_files_at_once_one_is_whole(tmp_path: Path) -> None:
+    """Twelve threads put the same new name in a folder: one succeeds, and all of it is its own."""
+    store = Store(url=str(tmp_path))
+    contents = [bytes([number]) * 100_000 for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        won = list(pool.map(lambda content: store.write_new("x", content), contents))
+    assert sum(won) == 1
+    assert store.read("x") == contents[won.index(True)]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_folder_without_hard_links_knows_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Where a file cannot have two names, the new one is opened as such."""
+
+    def refused(self: Path, target: Path) -> None:  # noqa: ARG001
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    store = Store(url=str(tmp_path))
+    assert store.write_new("x", b"first")
+    assert not store.write_new("x", b"second")
+    assert store.read("x") == b"first"
+    assert store.find("") == ("x",)
+
+
+def test_a_new_file_is_tried_again_when_another_process_tidies_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``remove_partial`` of somebody else in the middle of ``write_new`` costs one more try."""
+    store, real, num_tries = Store(url=str(tmp_path)), Path.hardlink_to, 0
+
+    def tidied_before(self: Path, target: Path) -> None:
+        nonlocal num_tries
+        num_tries += 1
+        if num_tries == 1:
+            store.remove_partial()
+        real(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", tidied_before)
+    assert store.write_new("x", b"whole")
+    assert (num_tries, store.read("x")) == (2, b"whole")
 
 
 def test_a_missing_name_is_file_not_found(store: Store) -> None:

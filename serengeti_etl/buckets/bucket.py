@@ -12,7 +12,12 @@ import obstore
 from obstore.store import ObjectStore
 
 from serengeti_etl.buckets.client import bucket_region, open_client
-from serengeti_etl.buckets.faults import CLIENT_ERRORS, is_other_region, os_error
+from serengeti_etl.buckets.faults import (
+    CLIENT_ERRORS,
+    is_other_region,
+    is_unconditional,
+    os_error,
+)
 from serengeti_etl.buckets.place import Place
 from serengeti_etl.errors import ChecksumError, RequestRefused
 from serengeti_etl.retry import NUM_ATTEMPTS
@@ -110,6 +115,20 @@ class Bucket:
         # Arrow's buffers are of signed bytes, which obstore does not know.
         body = content if isinstance(content, Path) else memoryview(content).cast("B")
         self._ask(lambda client: obstore.put(client, path, body, chunk_size=_PART_NUM_BYTES))
+
+    def write_new(self, path: str, content: bytes) -> bool:
+        """Put an object if there is none; False if there is one."""
+        try:
+            self._ask(lambda client: obstore.put(client, path, content, mode="create"))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if not is_unconditional(error):
+                raise
+            if self.exists(path):
+                return False
+            self.write(path, content)
+        return True
 
     @contextmanager
     def create(self, path: str) -> Iterator[Callable[[bytes], object]]:

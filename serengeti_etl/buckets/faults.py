@@ -3,6 +3,7 @@
 import re
 
 from obstore.exceptions import (
+    AlreadyExistsError,
     BaseError,
     InvalidPathError,
     NotSupportedError,
@@ -21,6 +22,7 @@ _STALE = re.compile(
 )
 _METADATA_SERVERS = re.compile(r"169\.254\.1[67]\d\.\d+|metadata\.google\.internal|Imds")
 _NEVER = re.compile(r"status code: 4(?!08|29)\d\d|Content-Length Header missing")
+_UNCONDITIONAL = re.compile(r"NotImplemented|status code: 501|not supported")
 _REDIRECT = "redirect without LOCATION"
 _MAX_LENGTH = 400
 _QUERY = re.compile(r"\?\S+")  # may be a signature, which is as good as a password
@@ -29,12 +31,15 @@ _QUERY = re.compile(r"\?\S+")  # may be a signature, which is as good as a passw
 def os_error(error: Exception) -> OSError:
     """The error as one of Python's own kinds, which tells whether it may pass.
 
-    ``ConnectionError`` may pass. ``FileNotFoundError`` and ``PermissionError`` are about one
-    object, ``RequestRefused`` is about the request or the credentials and blames no object.
+    ``ConnectionError`` may pass. ``FileNotFoundError``, ``FileExistsError`` and
+    ``PermissionError`` are about one object, ``RequestRefused`` is about the request or the
+    credentials and blames no object.
     """
     text = _QUERY.sub("?…", str(error).partition("\n\nDebug source")[0].strip())[:_MAX_LENGTH]
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(text)
+    if isinstance(error, AlreadyExistsError):
+        return FileExistsError(text)
     if isinstance(error, ValueError | InvalidPathError):
         return FileNotFoundError(f"the store's client cannot ask for such a name: {text}")
     return _refusal(error, text) or ConnectionError(text)
@@ -58,3 +63,8 @@ def _refusal(error: Exception, text: str) -> OSError | None:
 def is_other_region(error: Exception) -> bool:
     """True when S3 says that the bucket lies in another region, but not in which."""
     return _REDIRECT in str(error)
+
+
+def is_unconditional(error: OSError) -> bool:
+    """True when a store says that it cannot write on a condition."""
+    return _UNCONDITIONAL.search(str(error)) is not None

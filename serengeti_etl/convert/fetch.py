@@ -5,13 +5,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from serengeti_etl.convert.daemon_pool import DaemonPool
 from serengeti_etl.convert.member import Location, check_member, member_bytes
 from serengeti_etl.errors import ChecksumError, ImageError, SourceRefused
 from serengeti_etl.retry import OnRetry, is_slow_down
 from serengeti_etl.storage import Store
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_IN_FLIGHT = 32
 """Requests under way at once: at 16 a store 50 ms away is as fast as a disk, and some to spare."""
@@ -77,7 +81,8 @@ def fetch_in_order(images: Store, wanted: Sequence[Wanted]) -> Iterator[bytes | 
 
 
 def _read_ahead(images: Store, wanted: Sequence[Wanted]) -> Iterator[bytes | ImageError]:
-    pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="fetch")
+    # Some may hang on a dead store, and must not hold up a process that wants to end.
+    pool = DaemonPool(MAX_IN_FLIGHT, "fetch")
     pace = Pace()
     pending: deque[_Request] = deque()
     largest = _FIRST_GUESS_NUM_BYTES
@@ -95,7 +100,7 @@ def _read_ahead(images: Store, wanted: Sequence[Wanted]) -> Iterator[bytes | Ima
             yield pending.popleft().result()
     finally:
         # An abandoned or failed shard asks for nothing more.
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.abandon()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

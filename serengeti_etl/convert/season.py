@@ -1,11 +1,13 @@
 """One season from label file to finished dataset. Read ``_convert`` first."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from serengeti_etl.cluster import Runner
+from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.leftovers import remove_leftovers
 from serengeti_etl.convert.plan import Plan, PlannedShard
 from serengeti_etl.convert.planned import (
     PlannedDataset,
@@ -19,6 +21,7 @@ from serengeti_etl.convert.shard import (
     ShardOutput,
     ShardReport,
     ShardTask,
+    TaskReport,
     make_shard,
 )
 from serengeti_etl.convert.tally import OnProgress, Tally
@@ -32,6 +35,7 @@ from serengeti_etl.dataset.index import (
 )
 from serengeti_etl.dataset.ledger import Ledger
 from serengeti_etl.errors import ConfigError, DatasetError
+from serengeti_etl.lease import Lease, hold
 from serengeti_etl.storage import Store
 
 
@@ -71,9 +75,10 @@ def convert_season(
     Raises:
         ConfigError: ``output`` holds another plan, or a setting is impossible.
         CatalogError: the label file contradicts itself, or an archive of photographs is damaged.
+        OutputHeld: another process writes to ``output``.
         SourceRefused: the store of the photographs refuses one after the other.
         Incomplete: some shards failed for reasons that may pass; call again.
-        TooManyFailures: more rejects than ``pipeline.max_reject_share``.
+        TooManyFailures: more rejects than ``pipeline`` allows.
     """
     if pipeline.sizes:
         raise ConfigError(
@@ -111,23 +116,45 @@ def _convert(
     pipeline: SeasonPipeline, runner: Runner, output: str, on_progress: OnProgress | None
 ) -> dict[str, Conversion]:
     """The finished datasets by their folder below ``output``."""
-    Store(url=output).remove_partial()
-    datasets = plan_datasets(pipeline, Store(url=output))
-    tally = Tally(datasets, on_progress)
-    todo = _todo(datasets, tally)
-    if todo:
-        # What tasks read lies with a dataset that lacks shards: a finished one is left alone.
-        home = todo[0].datasets[0]
-        if pipeline.archives:
-            write_locations(home)
-        tally.add_all(runner.map(make_shard, _tasks(todo, home, runner.num_threads)))
-    conversions = {
-        dataset.folder: _finish(dataset, tally)
-        for dataset in datasets
-        if tally.of(dataset).is_whole
-    }
-    tally.check_whole()
+    store = Store(url=output)
+    with hold(store) as lease:
+        store.remove_partial()
+        datasets = plan_datasets(pipeline, store)
+        tally = Tally(datasets, on_progress)
+        todo = _todo(datasets, tally)
+        if todo:
+            # What tasks read lies with a dataset that lacks shards: a finished one is left alone.
+            home = todo[0].datasets[0]
+            if pipeline.archives:
+                write_locations(home)
+            outcomes = runner.map(make_shard, _tasks(todo, home, runner.num_threads))
+            tally.add_all(_while_held(outcomes, lease))
+        conversions = {
+            dataset.folder: _finish(dataset, tally)
+            for dataset in datasets
+            if tally.of(dataset).is_whole
+        }
+        _leave_in_order([one for one in datasets if one.folder not in conversions], tally)
+        tally.check_whole()
     return conversions
+
+
+def _leave_in_order(unfinished: Sequence[PlannedDataset], tally: Tally) -> None:
+    """Remove what the failed tasks of datasets left behind, if that can be done."""
+    for dataset in unfinished:
+        # A store that is away is no news here: it is why tasks failed.
+        with contextlib.suppress(OSError):
+            remove_leftovers(dataset.store, dataset.plan, tally.of(dataset).infos)
+
+
+def _while_held(
+    outcomes: Iterator[Outcome[ShardTask, TaskReport]], lease: Lease
+) -> Iterator[Outcome[ShardTask, TaskReport]]:
+    """The same, as long as nobody else has taken the output over."""
+    for outcome in outcomes:
+        lease.check()
+        yield outcome
+    lease.check()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +230,7 @@ def _tasks(
             is_archived=is_archived,
             encoder=encoder,
             num_threads=num_threads,
+            max_reject_share=home.pipeline.max_shard_reject_share,
         )
 
 
@@ -219,6 +247,7 @@ def _finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
     store, plan, made = dataset.store, dataset.plan, tally.of(dataset)
     # Which archive a photograph came from is no part of the dataset: a folder gives the same.
     store.delete(LOCATIONS_FILE)
+    remove_leftovers(store, plan, made.infos)
     infos = tuple(made.infos[shard.name] for shard in plan.shards)
     compact_index(store, infos)
     ledger = count_ledger(store, dataset.num_images, infos)

@@ -32,12 +32,15 @@ from serengeti_etl.dataset.index import (
     tar_name,
     write_table,
 )
-from serengeti_etl.errors import ConfigError, ImageError
+from serengeti_etl.errors import ConfigError, ImageError, ShardError
 from serengeti_etl.storage import Store
 
 PLAN_FILE = "plan/plan.parquet"
 LOCATIONS_FILE = "plan/locations.parquet"
 """Where in their archives the photographs of plan.parquet lie; only while a conversion lasts."""
+
+MIN_JUDGED = 20
+"""Images that a shard must have before a share of rejects among them says anything."""
 
 _SIDECAR_COLUMNS = ("image_id", "seq_id", "frame_num", "site", "season", "labels")
 
@@ -71,6 +74,8 @@ class ShardTask:
         is_archived: True if they lie in archives, at the places of ``LOCATIONS_FILE``.
         encoder: libraries that the driver has; a worker with others refuses.
         num_threads: that resize; None takes one for each core that this process may use.
+        max_reject_share: share of rejects, 0–1, above which a shard of ``MIN_JUDGED`` images or
+            more fails.
     """
 
     name: str
@@ -82,6 +87,7 @@ class ShardTask:
     encoder: str
     is_archived: bool = False
     num_threads: int | None = None
+    max_reject_share: float = 1.0
 
     @property
     def key(self) -> str:
@@ -131,6 +137,7 @@ def make_shard(task: ShardTask) -> TaskReport:
 
     Raises:
         OSError: the store failed on every try; no photograph is blamed.
+        ShardError: so many photographs were refused that the store is rather to blame than they.
         ConfigError: this worker's libvips is not the driver's.
     """
     if encoder_version() != task.encoder:
@@ -150,6 +157,7 @@ def make_shard(task: ShardTask) -> TaskReport:
             num_source_bytes += results[0].source_num_bytes
             for shard, result in zip(shards, results, strict=True):
                 shard.add(row, result)
+                shard.check_rejects(len(rows))
         for shard in shards:
             shard.tar.close()
         with stages.time("upload"):
@@ -273,6 +281,23 @@ class _Shard:
         else:
             self._append(row, result)
 
+    def check_rejects(self, num_planned: int) -> None:
+        """Nothing, as long as the rejects are within the budget of a shard of so many images.
+
+        Raises:
+            ShardError: they are not; names reasons and examples.
+        """
+        share = self.task.max_reject_share
+        if num_planned < MIN_JUDGED or len(self.rejects) / num_planned <= share:
+            return
+        reasons = dict(Counter(row["reason"] for row in self.rejects))
+        raise ShardError(
+            f"{len(self.rejects)} of its {num_planned} photographs are refused already "
+            f"({reasons}), for example {'; '.join(self._examples())}; that is above "
+            f"max_shard_reject_share ({share}), as when a store answers nonsense for a while. If "
+            "they are truly so, raise it in the pipeline file"
+        )
+
     def commit(self) -> ShardReport:
         """Put the rejects and, last, the commit record on storage, where the tar is already."""
         info = ShardInfo(
@@ -326,9 +351,11 @@ class _Shard:
         write_table(output, index_part_name(name), rows, report=info)
 
     def _report(self, info: ShardInfo) -> ShardReport:
-        examples = [f"{row['file_name']}: {row['message']}" for row in self.rejects[:3]]
         return ShardReport(
             info=info,
             rejects_by_reason=Counter(row["reason"] for row in self.rejects),
-            examples=tuple(examples),
+            examples=self._examples(),
         )
+
+    def _examples(self) -> tuple[str, ...]:
+        return tuple(f"{row['file_name']}: {row['message']}" for row in self.rejects[:3])

@@ -48,7 +48,10 @@ class DatasetTally:
     def __init__(self, dataset: PlannedDataset) -> None:
         self.num_shards = len(dataset.plan.shards)
         self.num_planned = dataset.plan.rows.num_rows
-        self.max_rejects = dataset.pipeline.max_reject_share * self.num_planned
+        share, count = dataset.pipeline.max_reject_share, dataset.pipeline.max_rejects
+        self.budgets = {"max_reject_share": share * self.num_planned}
+        if count is not None:
+            self.budgets["max_rejects"] = count
         self.infos: dict[str, ShardInfo] = {}
         self.rejects: Counter[str] = Counter()
         self.examples: list[str] = []
@@ -72,13 +75,14 @@ class DatasetTally:
         Raises:
             TooManyFailures: they are not; names examples.
         """
-        if self.rejects.total() > self.max_rejects:
-            raise TooManyFailures(
-                f"{self.rejects.total()} of {self.num_planned} planned images were rejected "
-                f"({dict(self.rejects)}), which is above max_reject_share; for example "
-                f"{'; '.join(self.examples[:3])}. Mend the source, or raise max_reject_share in "
-                "the pipeline file, and run the same command again: finished shards are kept"
-            )
+        for name, most in self.budgets.items():
+            if self.rejects.total() > most:
+                raise TooManyFailures(
+                    f"{self.rejects.total()} of {self.num_planned} planned images were rejected "
+                    f"({dict(self.rejects)}), which is above {name}; for example "
+                    f"{'; '.join(self.examples[:3])}. Mend the source, or raise {name} in the "
+                    "pipeline file, and run the same command again: finished shards are kept"
+                )
 
 
 class Tally:

@@ -109,6 +109,30 @@ def test_an_answer_is_not_asked_for_again(
     assert "Debug source" not in str(raised.value)
 
 
+def test_a_store_without_conditions_is_asked_first(server: FaultServer) -> None:
+    """Where a write on a condition is not implemented, it is looked whether there is something."""
+    store = store_of(server)
+    for name in ("x", "y"):
+        server.fail(name, Refusal(501, "NotImplemented"), times=1, method="PUT")
+    assert not store.write_new("x", b"mine")
+    assert store.write_new("y", b"mine")
+    assert (server.objects["x"], server.objects["y"]) == (DATA, b"mine")
+
+
+def test_faults_of_a_new_object_are_tried_again(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that pass are not seen; those that stay are an outage, not an answer."""
+    store = store_of(server)
+    server.fail("y", SLOW_DOWN, times=2, method="PUT")
+    assert store.write_new("y", b"mine")
+    assert server.num_requests("y", "PUT") == 3
+    monkeypatch.setattr(retry, "NUM_ATTEMPTS", 2)
+    server.fail("z", INTERNAL_ERROR, method="PUT")
+    with pytest.raises(ConnectionError):
+        store.write_new("z", b"mine")
+
+
 def test_each_further_try_is_told(server: FaultServer) -> None:
     """The caller hears of every fault that is followed by another try."""
     server.fail("x", SLOW_DOWN, times=2)

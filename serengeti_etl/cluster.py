@@ -7,6 +7,7 @@ them) can use it.
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from serengeti_etl.errors import ConfigError, RequestRefused, ShardError
 
 TASKS_PER_THREAD = 3
 """Tasks handed to a cluster per thread: enough to keep it busy, few enough to stay small."""
+
+RECOUNT_SECONDS = 2.0
+"""How often the threads of a cluster are counted again: workers come and go as it works."""
 
 WORKER_ENVIRONMENT = {
     "VIPS_CONCURRENCY": "1",  # one thread per photograph: the cluster is the parallelism
@@ -94,12 +98,14 @@ class DaskRunner:
 
     Args:
         client: a connected ``distributed.Client``.
+        num_expected: workers that there may come to be; those that are there count anyway.
     """
 
     num_threads: int | None = 1  # the cluster runs a task per core
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, num_expected: int = 0) -> None:
         self.client = client
+        self.num_expected = num_expected
 
     def map(
         self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
@@ -109,22 +115,22 @@ class DaskRunner:
 
         waiting = iter(tasks)
         running: dict[str, TaskT] = {}
+        window = _Window(self.client, self.num_expected)
 
-        def submit(task: TaskT) -> Any:
-            running[task.key] = task
-            return self.client.submit(function, task, key=task.key, pure=False)
+        def submit_more() -> list[Any]:
+            futures = []
+            for task in islice(waiting, max(0, window.size() - len(running))):
+                running[task.key] = task
+                futures.append(self.client.submit(function, task, key=task.key, pure=False))
+            return futures
 
-        finished = as_completed([submit(task) for task in islice(waiting, self._window())])
+        finished = as_completed(submit_more())
         try:
             for future in finished:
                 yield self._outcome(running.pop(future.key), future)
-                finished.update([submit(task) for task in islice(waiting, 1)])
+                finished.update(submit_more())
         finally:
             finished.clear()  # dropping the futures cancels what has not begun
-
-    def _window(self) -> int:
-        threads = int(sum(self.client.nthreads().values()))
-        return max(2, TASKS_PER_THREAD * threads)
 
     @staticmethod
     def _outcome(task: TaskT, future: Any) -> "Outcome[TaskT, Any]":
@@ -143,13 +149,35 @@ class DaskRunner:
         return Outcome(task=task, error=error)
 
 
+class _Window:
+    """How many tasks a cluster is handed at a time; it grows and shrinks with the cluster.
+
+    Workers of a batch queue or a cloud come minutes after the first task is handed over, and an
+    adaptive cluster asks for them only while more tasks wait than it can run.
+    """
+
+    def __init__(self, client: Any, num_expected: int) -> None:
+        self.client = client
+        self.num_expected = num_expected
+        self.num_threads = 0
+        self.recount_at = 0.0
+
+    def size(self) -> int:
+        """For the workers that are there or, where more of them are expected, for those."""
+        if time.monotonic() >= self.recount_at:
+            self.num_threads = int(sum(self.client.nthreads().values()))
+            self.recount_at = time.monotonic() + RECOUNT_SECONDS
+        return max(2, TASKS_PER_THREAD * max(self.num_threads, self.num_expected))
+
+
 @contextmanager
 def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
     """A runner for the length of a ``with`` block.
 
     Args:
         where: ``"serial"``; None or ``"local"`` for one spawned process per core; the address of a
-            running scheduler such as ``"tcp://10.0.0.5:8786"``; or a ``ClusterSpec``.
+            running scheduler such as ``"tcp://10.0.0.5:8786"``, or ``"tls://…"`` with certificates
+            of Dask's own configuration; or a ``ClusterSpec``.
 
     Raises:
         ConfigError: the cluster cannot be built or reached.
@@ -158,7 +186,6 @@ def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
         yield SerialRunner()
         return
     import dask
-    from distributed import Client
 
     prefix = "distributed.nanny.pre-spawn-environ."
     settings: dict[str, Any] = {
@@ -169,13 +196,24 @@ def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
     # No task waits at a worker behind another: if that one kills the worker, it alone is blamed.
     settings["distributed.scheduler.worker-saturation"] = 1.0
     with _environment_kept(), dask.config.set(settings), _cluster(where) as target:
-        try:
-            client = Client(target)
-        except OSError as error:
-            raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
-        with client:
+        with _connected(target) as client:
             _still_profilers(client)
-            yield DaskRunner(client)
+            num_expected = where.most_workers if isinstance(where, ClusterSpec) else None
+            yield DaskRunner(client, num_expected or 0)
+
+
+def _connected(target: Any) -> Any:
+    from distributed import Client
+
+    try:
+        return Client(target)
+    except OSError as error:
+        raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:  # certificates that do not fit
+        raise ConfigError(
+            f"Dask's configuration does not suit the scheduler at {target}: {error}; tls:// needs "
+            "distributed.comm.tls.ca-file, .client.cert and .client.key there"
+        ) from error
 
 
 def _still_profilers(client: Any) -> None:
@@ -223,11 +261,36 @@ def _cluster(where: str | ClusterSpec | None) -> Iterator[Any]:
         yield where
         return
     spec = where if isinstance(where, ClusterSpec) else _local_spec()
-    cluster_class = _load_class(spec.cluster)
-    with cluster_class(**spec.options) as cluster:
+    with _build(spec) as cluster:
         if spec.num_workers is not None:
             cluster.scale(spec.num_workers)
+        if spec.adaptive is not None:
+            fewest, most = spec.adaptive
+            cluster.adapt(minimum=fewest, maximum=most)
         yield cluster
+
+
+def _build(spec: ClusterSpec) -> Any:
+    cluster_class = _load_class(spec.cluster)
+    options = dict(spec.options)
+    if spec.is_secure:
+        options["security"] = _new_keys()
+    try:
+        return cluster_class(**options)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{spec.cluster} cannot be built: {error}") from error
+
+
+def _new_keys() -> Any:
+    from distributed import Security
+
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        raise ConfigError(
+            "is_secure needs the package cryptography: install the extra with "
+            "`pip install 'serengeti-etl[tls]'`"
+        ) from error
 
 
 def _local_spec() -> ClusterSpec:

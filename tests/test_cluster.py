@@ -1,9 +1,13 @@
 """Runners: the same outcomes serially and on Dask; faults become outcomes, mistakes are raised."""
 
+import dataclasses
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +132,90 @@ def test_a_cluster_that_cannot_be_had_is_a_config_error() -> None:
         pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"),
         open_runner("tcp://127.0.0.1:1"),
     ):
+        pass
+
+
+def slowly(task: Number) -> int:
+    """The number, after a while."""
+    time.sleep(0.1)
+    return task.value
+
+
+def test_an_adaptive_cluster_begins_with_no_worker() -> None:
+    """Workers are asked for when tasks wait, and the window is for those that may come."""
+    spec = ClusterSpec(
+        cluster="distributed:LocalCluster",
+        options={"n_workers": 0, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"},
+        adaptive=(0, 2),
+    )
+    taken = 0
+
+    def tasks() -> Iterator[Number]:
+        nonlocal taken
+        for value in range(8):
+            taken += 1
+            yield Number(value)
+
+    with open_runner(spec) as runner:
+        assert isinstance(runner, DaskRunner)
+        assert runner.client.nthreads() == {}
+        found = runner.map(slowly, tasks())
+        first = next(found)
+        assert taken == 6  # three for each of two workers
+        assert {first.result, *(one.result for one in found)} == set(range(8))
+        assert 1 <= len(runner.client.nthreads()) <= 2
+
+
+def test_the_window_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that come while it works are kept busy too."""
+    monkeypatch.setattr("serengeti_etl.cluster.RECOUNT_SECONDS", 0.0)
+    taken = 0
+
+    def tasks() -> Iterator[Number]:
+        nonlocal taken
+        for value in range(40):
+            taken += 1
+            yield Number(value)
+
+    with LocalCluster(**SPEC.options) as cluster, open_runner(cluster.scheduler_address) as runner:
+        assert isinstance(runner, DaskRunner)
+        found = runner.map(slowly, tasks())
+        next(found)
+        assert taken <= 4
+        cluster.scale(3)
+        runner.client.wait_for_workers(3)
+        ahead = [taken - received for received, _ in enumerate(found, start=1)]
+        assert len(ahead) == 39
+        assert max(ahead) == 9
+
+
+def test_a_secure_cluster_speaks_tls_only(tmp_path: Path) -> None:
+    """Its address is ``tls://…``; who lacks the keys is refused, who has them is not."""
+    import dask
+
+    with open_runner(dataclasses.replace(SPEC, is_secure=True)) as runner:
+        assert isinstance(runner, DaskRunner)
+        assert outcomes(runner, [10]) == {10: 5}
+        address, keys = runner.client.scheduler.address, runner.client.security
+        assert address.startswith("tls://127.0.0.1:")
+        assert all(worker.startswith("tls://") for worker in runner.client.nthreads())
+        with pytest.raises(ConfigError, match=r"distributed\.comm\.tls"), open_runner(address):
+            pass
+        for name in ("tls_ca_file", "tls_client_cert", "tls_client_key"):
+            (tmp_path / name).write_text(getattr(keys, name))
+        settings = {
+            "distributed.comm.tls.ca-file": str(tmp_path / "tls_ca_file"),
+            "distributed.comm.tls.client.cert": str(tmp_path / "tls_client_cert"),
+            "distributed.comm.tls.client.key": str(tmp_path / "tls_client_key"),
+        }
+        with dask.config.set(settings), open_runner(address) as second:
+            assert outcomes(second, [12]) == {12: 6}
+
+
+def test_a_cluster_that_takes_no_keys_is_refused() -> None:
+    """``is_secure`` for a class without ``security`` says so, and does not run in the open."""
+    spec = ClusterSpec(cluster="tests.test_cluster:Number", options={"value": 1}, is_secure=True)
+    with pytest.raises(ConfigError, match="cannot be built: .*'security'"), open_runner(spec):
         pass
 
 

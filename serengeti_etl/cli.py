@@ -361,9 +361,10 @@ def run_conversion(
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.convert.season import convert_season, convert_sizes
     from serengeti_etl.convert.tally import Progress
+    from serengeti_etl.convert.versions import conversion_versions
     from serengeti_etl.storage import join_url
 
-    with open_runner(where) as runner, _line(unit=" images", desc="convert") as line:
+    with open_runner(where, conversion_versions) as runner, _line(unit=" images", desc="convert") as line:
         totals = {"bytes": 0, "rejects": 0}
 
         def show(progress: Progress) -> None:
@@ -386,8 +387,9 @@ def run_verification(url: str, where: "str | ClusterSpec") -> "Verification":
     """Verify with a progress line; the ``Verification``."""
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.dataset.verify import verify_dataset
+    from serengeti_etl.versions import code_versions
 
-    with open_runner(where) as runner, _line(unit=" shards", desc="verify") as line:
+    with open_runner(where, code_versions) as runner, _line(unit=" shards", desc="verify") as line:
         return verify_dataset(url, runner, lambda _shard: line.update())
 
 

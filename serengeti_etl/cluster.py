@@ -5,23 +5,32 @@ them) can use it.
 """
 
 import importlib
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from serengeti_etl.config import ClusterSpec
 from serengeti_etl.errors import ConfigError, RequestRefused, ShardError
+
+if TYPE_CHECKING:
+    from serengeti_etl.worker_plugins import Fingerprint
+
+logger = logging.getLogger(__name__)
 
 TASKS_PER_THREAD = 3
 """Tasks handed to a cluster per thread: enough to keep it busy, few enough to stay small."""
 
 RECOUNT_SECONDS = 2.0
 """How often the threads of a cluster are counted again: workers come and go as it works."""
+
+SHOWN_WORKERS = 5
+"""Workers that a message names."""
 
 WORKER_ENVIRONMENT = {
     "VIPS_CONCURRENCY": "1",  # one thread per photograph: the cluster is the parallelism
@@ -171,16 +180,20 @@ class _Window:
 
 
 @contextmanager
-def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
+def open_runner(
+    where: str | ClusterSpec | None, fingerprint: "Fingerprint | None" = None
+) -> Iterator[Runner]:
     """A runner for the length of a ``with`` block.
 
     Args:
         where: ``"serial"``; None or ``"local"`` for one spawned process per core; the address of a
             running scheduler such as ``"tcp://10.0.0.5:8786"``, or ``"tls://…"`` with certificates
             of Dask's own configuration; or a ``ClusterSpec``.
+        fingerprint: gives versions by name, which must be the same here, on the scheduler and on
+            every worker; None lets all work.
 
     Raises:
-        ConfigError: the cluster cannot be built or reached.
+        ConfigError: the cluster cannot be built or reached, or is not like this process.
     """
     if where == "serial":
         yield SerialRunner()
@@ -197,6 +210,8 @@ def open_runner(where: str | ClusterSpec | None) -> Iterator[Runner]:
     settings["distributed.scheduler.worker-saturation"] = 1.0
     with _environment_kept(), dask.config.set(settings), _cluster(where) as target:
         with _connected(target) as client:
+            if fingerprint is not None:
+                _check_likeness(client, fingerprint)
             _still_profilers(client)
             num_expected = where.most_workers if isinstance(where, ClusterSpec) else None
             yield DaskRunner(client, num_expected or 0)
@@ -225,19 +240,53 @@ def _still_profilers(client: Any) -> None:
     """
     if sys.version_info >= (3, 12):
         return
-    from distributed import WorkerPlugin
+    from serengeti_etl.worker_plugins import StillProfilers
 
-    class Still(WorkerPlugin):
-        name = "serengeti-etl-still-profiler"
+    client.register_plugin(StillProfilers())
 
-        def setup(self, worker: Any) -> None:
-            # Taken out too, for a worker that is only starting would start them later.
-            for name in ("profile", "profile-cycle"):
-                callback = worker.periodic_callbacks.pop(name, None)
-                if callback is not None:
-                    callback.stop()
 
-    client.register_plugin(Still())
+def _check_likeness(client: Any, fingerprint: "Fingerprint") -> None:
+    """Refuse scheduler and workers that are not like this process, now; later workers as they come.
+
+    A worker with other code may understand a task otherwise; with other libraries it makes other
+    pixels. The scheduler unpacks tasks too, so it needs the same package.
+    """
+    from serengeti_etl.worker_plugins import REFUSED, ForgetLikeness, Likeness, differences
+
+    wanted = dict(fingerprint())
+    reasons = {
+        place: f"cannot tell its versions: {found!r}"
+        if isinstance(found, BaseException)
+        else differences(wanted, found)
+        for place, found in _told(client, fingerprint).items()
+    }
+    unlike = [f"{place} has {reason}" for place, reason in reasons.items() if reason]
+    if unlike:
+        more = f"; and {len(unlike) - SHOWN_WORKERS} more" if len(unlike) > SHOWN_WORKERS else ""
+        raise ConfigError(
+            f"the cluster is not like this process: {'; '.join(unlike[:SHOWN_WORKERS])}{more}. "
+            "Install the same serengeti-etl, Python and libraries everywhere, and start the "
+            "cluster anew"
+        )
+    client.subscribe_topic(REFUSED, _log_refusal)
+    client.register_plugin(Likeness(fingerprint, wanted))
+    client.register_plugin(ForgetLikeness(client.id))
+
+
+def _told(client: Any, fingerprint: "Fingerprint") -> dict[str, Any]:
+    """What scheduler and present workers tell of themselves, or the error in place of it."""
+    told: dict[str, Any] = {}
+    try:
+        told["the scheduler"] = client.run_on_scheduler(fingerprint)
+    except (AttributeError, ImportError) as error:
+        told["the scheduler"] = error
+    told.update(client.run(fingerprint, on_error="return"))
+    return told
+
+
+def _log_refusal(event: tuple[float, Mapping[str, str]]) -> None:
+    _, refusal = event
+    logger.warning("worker %s was refused: it has %s", refusal["worker"], refusal["reason"])
 
 
 @contextmanager

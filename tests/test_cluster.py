@@ -1,7 +1,9 @@
 """Runners: the same outcomes serially and on Dask; faults become outcomes, mistakes are raised."""
 
 import dataclasses
+import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -16,6 +18,7 @@ from distributed import LocalCluster
 from serengeti_etl.cluster import DaskRunner, Runner, SerialRunner, open_runner
 from serengeti_etl.config import ClusterSpec
 from serengeti_etl.errors import ConfigError
+from tests.hosts import wait_for
 
 SPEC = ClusterSpec(
     cluster="distributed:LocalCluster",
@@ -217,6 +220,91 @@ def test_a_cluster_that_takes_no_keys_is_refused() -> None:
     spec = ClusterSpec(cluster="tests.test_cluster:Number", options={"value": 1}, is_secure=True)
     with pytest.raises(ConfigError, match="cannot be built: .*'security'"), open_runner(spec):
         pass
+
+
+def versions_by_process() -> dict[str, str]:
+    """As on hosts that were installed differently: workers have other code than the driver."""
+    is_driver = multiprocessing.parent_process() is None
+    return {"code": "aaaa" if is_driver else "bbbb", "Python": "3"}
+
+
+def test_workers_unlike_the_driver_are_refused() -> None:
+    """The error names the worker, and what differs with both versions, nothing else."""
+    with (
+        pytest.raises(ConfigError, match="the cluster is not like this process") as refused,
+        open_runner(SPEC, versions_by_process),
+    ):
+        pass
+    assert re.search(r"tcp://127\.0\.0\.1:\d+ has code bbbb \(here aaaa\)\.", str(refused.value))
+    assert "scheduler has" not in str(refused.value)
+
+
+VERSION_FILE = "SERENGETI_TEST_VERSION_FILE"
+
+
+def versions_of_the_day() -> dict[str, str]:
+    """Versions that a test changes under way: those in a file."""
+    version = Path(os.environ[VERSION_FILE]).read_text()
+    if version == "none":
+        raise ModuleNotFoundError("No module named 'pyvips'")
+    return {"code": version, "Python": "3"}
+
+
+@pytest.fixture
+def version_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What ``versions_of_the_day`` reads, here and in workers that are started."""
+    monkeypatch.setenv(VERSION_FILE, str(tmp_path / "version"))
+    (tmp_path / "version").write_text("1")
+    return tmp_path / "version"
+
+
+def process_of(task: Number) -> int:  # noqa: ARG001 - what a runner calls
+    """The process that runs the task."""
+    time.sleep(0.05)
+    return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("2", "code 2 (here 1)"), ("none", "code unknown (here 1), Python unknown (here 3)")],
+)
+def test_a_later_worker_unlike_the_driver_is_sent_away(
+    version: str, reason: str, version_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs no task and leaves, the driver's log says why, and the others work on."""
+    with LocalCluster(**SPEC.options) as cluster:
+        with open_runner(cluster.scheduler_address, versions_of_the_day) as runner:
+            assert isinstance(runner, DaskRunner)
+            (worker,) = runner.client.nthreads()
+            version_file.write_text(version)
+            cluster.scale(2)
+            found = list(runner.map(process_of, (Number(value) for value in range(100))))
+            assert len({one.result for one in found}) == 1
+            wait_for(lambda: "was refused" in caplog.text, "the driver's log")
+            assert f"it has {reason}" in caplog.text
+            wait_for(lambda: list(runner.client.nthreads()) == [worker], "the other has left")
+            events = runner.client.get_events("serengeti-etl-refused")
+            assert [event["reason"] for _, event in events] == [reason]
+            assert "serengeti-etl-likeness" in cluster.scheduler.worker_plugins
+        # What this driver wanted does not turn away the workers of the next.
+        plugins = cluster.scheduler.worker_plugins
+        wait_for(lambda: "serengeti-etl-likeness" not in plugins, "it is forgotten")
+
+
+def test_workers_that_cannot_tell_their_versions_are_refused(version_file: Path) -> None:
+    """A library or the package that is missing there is named."""
+    with LocalCluster(**SPEC.options) as cluster:
+        version_file.write_text("none")
+        with (
+            pytest.raises(ConfigError, match=r"cannot tell its versions: .*'pyvips'"),
+            open_runner(cluster.scheduler_address, versions_of_workers),
+        ):
+            pass
+
+
+def versions_of_workers() -> dict[str, str]:
+    """The driver's are known; those of workers are ``versions_of_the_day``."""
+    return {"code": "1"} if multiprocessing.parent_process() is None else versions_of_the_day()
 
 
 def profilers_at_work(dask_worker: Any = None) -> list[str]:

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from serengeti_etl.config import ClusterSpec
@@ -70,9 +72,11 @@ class Runner(Protocol):
 
     Attributes:
         num_threads: threads that a task may keep busy; None means every core it finds.
+        dashboard: url of a page that shows the work, or None.
     """
 
     num_threads: int | None
+    dashboard: str | None
 
     def map(
         self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
@@ -88,6 +92,7 @@ class SerialRunner:
     """Runs every task here, one after the other, on all cores."""
 
     num_threads: int | None = None
+    dashboard: str | None = None
 
     def map(
         self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
@@ -115,6 +120,7 @@ class DaskRunner:
     def __init__(self, client: Any, num_expected: int = 0) -> None:
         self.client = client
         self.num_expected = num_expected
+        self.dashboard = _dashboard_of(client)
 
     def map(
         self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
@@ -141,6 +147,11 @@ class DaskRunner:
         finally:
             finished.clear()  # dropping the futures cancels what has not begun
 
+    def has_bokeh(self) -> bool:
+        """True if the scheduler can draw: dashboard and performance report need it."""
+        found: bool = self.client.run_on_scheduler(is_installed, "bokeh")
+        return found
+
     @staticmethod
     def _outcome(task: TaskT, future: Any) -> "Outcome[TaskT, Any]":
         from distributed import CancelledError, KilledWorker
@@ -156,6 +167,19 @@ class DaskRunner:
         if not isinstance(error, OSError) or isinstance(error, RequestRefused):
             raise error
         return Outcome(task=task, error=error)
+
+
+def _dashboard_of(client: Any) -> str | None:
+    try:
+        link: str | None = client.dashboard_link
+    except KeyError:  # the scheduler was started without one
+        return None
+    return link or None
+
+
+def is_installed(package: str) -> bool:
+    """True if this process can import it."""
+    return find_spec(package) is not None
 
 
 class _Window:
@@ -208,13 +232,47 @@ def open_runner(
     settings["distributed.worker.multiprocessing-method"] = "spawn"
     # No task waits at a worker behind another: if that one kills the worker, it alone is blamed.
     settings["distributed.scheduler.worker-saturation"] = 1.0
-    with _environment_kept(), dask.config.set(settings), _cluster(where) as target:
-        with _connected(target) as client:
-            if fingerprint is not None:
-                _check_likeness(client, fingerprint)
-            _still_profilers(client)
-            num_expected = where.most_workers if isinstance(where, ClusterSpec) else None
-            yield DaskRunner(client, num_expected or 0)
+    num_expected = where.most_workers if isinstance(where, ClusterSpec) else None
+    with (
+        _environment_kept(),
+        dask.config.set(settings),
+        _cluster(where) as target,
+        _connected(target) as client,
+    ):
+        if fingerprint is not None:
+            _check_likeness(client, fingerprint)
+        _still_profilers(client)
+        yield DaskRunner(client, num_expected or 0)
+
+
+@contextmanager
+def performance_report(runner: Runner, path: Path | None) -> Iterator[None]:
+    """Have Dask write its account of what a ``with`` block runs, as a page of HTML.
+
+    Args:
+        runner: of a cluster.
+        path: file to write; None writes nothing.
+
+    Raises:
+        ConfigError: there is no cluster to report on, no folder for the file, or no bokeh where
+            the scheduler runs, which draws the page. Raised at the beginning.
+    """
+    if path is None:
+        yield
+        return
+    if not isinstance(runner, DaskRunner):
+        raise ConfigError("a performance report needs a cluster: leave it out, or set --cluster")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for the performance report")
+    if not runner.has_bokeh():
+        raise ConfigError(
+            "a performance report needs the package bokeh where the scheduler runs: install the "
+            "extra with `pip install 'serengeti-etl[dashboard]'`"
+        )
+    from distributed import performance_report as dask_report
+
+    with dask_report(filename=str(path)):
+        yield
 
 
 def _connected(target: Any) -> Any:

@@ -223,6 +223,7 @@ def open_runner(
         yield SerialRunner()
         return
     import dask
+    import distributed  # noqa: F401 - or what it adds to the configuration would go with ours
 
     prefix = "distributed.nanny.pre-spawn-environ."
     settings: dict[str, Any] = {

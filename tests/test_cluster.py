@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -121,6 +122,24 @@ def test_the_environment_is_left_as_it_was() -> None:
     assert dict(os.environ) == before
 
 
+def test_dask_s_configuration_is_left_as_it_was() -> None:
+    """A process that opens its first cluster can open a second: Dask's own defaults are there."""
+    code = (
+        "import sys\n"
+        "from serengeti_etl import ClusterSpec, open_runner\n"
+        "options = {'n_workers': 0, 'dashboard_address': '127.0.0.1:0'}\n"
+        "spec = ClusterSpec(cluster='distributed:LocalCluster', options=options)\n"
+        "assert 'distributed' not in sys.modules\n"
+        "for _ in range(2):\n"
+        "    with open_runner(spec) as runner:\n"
+        "        print(runner.client.status)\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert shown.stdout.split() == ["running"] * 2, shown.stderr
+
+
 def test_a_cluster_that_cannot_be_had_is_a_config_error() -> None:
     """An unknown class and an address where nothing listens say so."""
     with (
@@ -218,7 +237,7 @@ def test_a_secure_cluster_speaks_tls_only(tmp_path: Path) -> None:
 def test_a_cluster_that_takes_no_keys_is_refused() -> None:
     """``is_secure`` for a class without ``security`` says so, and does not run in the open."""
     spec = ClusterSpec(cluster="tests.test_cluster:Number", options={"value": 1}, is_secure=True)
-    with pytest.raises(ConfigError, match="cannot be built: .*'security'"), open_runner(spec):
+    with pytest.raises(ConfigError, match=r"cannot be built: .*'security'"), open_runner(spec):
         pass
 
 

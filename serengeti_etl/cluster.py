@@ -279,15 +279,19 @@ def performance_report(runner: Runner, path: Path | None) -> Iterator[None]:
 def _connected(target: Any) -> Any:
     from distributed import Client
 
+    client = Client.__new__(Client)
     try:
-        return Client(target)
-    except OSError as error:
-        raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
-    except (RuntimeError, TypeError, ValueError) as error:  # certificates that do not fit
+        Client.__init__(client, target)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # Left to Python's collector, one that failed can block the next one for ever.
+        client.close()
+        if isinstance(error, OSError):
+            raise ConfigError(f"no Dask scheduler answers at {target}: {error}") from error
         raise ConfigError(
             f"Dask's configuration does not suit the scheduler at {target}: {error}; tls:// needs "
             "distributed.comm.tls.ca-file, .client.cert and .client.key there"
         ) from error
+    return client
 
 
 def _still_profilers(client: Any) -> None:

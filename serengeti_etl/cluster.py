@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from serengeti_etl.config import ClusterSpec
 from serengeti_etl.errors import ConfigError, RequestRefused, ShardError
@@ -30,6 +30,9 @@ TASKS_PER_THREAD = 3
 
 RECOUNT_SECONDS = 2.0
 """How often the threads of a cluster are counted again: workers come and go as it works."""
+
+MOST_DEATHS = 3
+"""Workers that may die of a task before it is given up, as with Dask's own default."""
 
 SHOWN_WORKERS = 5
 """Workers that a message names."""
@@ -46,6 +49,14 @@ class Task(Protocol):
     @property
     def key(self) -> str:
         """A name that is the same for the same work."""
+
+
+@runtime_checkable
+class CarefulTask(Task, Protocol):
+    """A task that can be done in such a way that a worker does not die of it."""
+
+    def careful(self) -> "CarefulTask":
+        """That other way to the same result; its key is another."""
 
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -129,20 +140,26 @@ class DaskRunner:
         from distributed import as_completed
 
         waiting = iter(tasks)
-        running: dict[str, TaskT] = {}
+        running: dict[str, tuple[TaskT, int]] = {}
         window = _Window(self.client, self.num_expected)
 
+        def submit(task: TaskT, num_deaths: int = 0) -> Any:
+            key = f"{task.key}-again-{num_deaths}" if num_deaths else task.key
+            running[key] = task, num_deaths
+            return self.client.submit(function, task, key=key, pure=False)
+
         def submit_more() -> list[Any]:
-            futures = []
-            for task in islice(waiting, max(0, window.size() - len(running))):
-                running[task.key] = task
-                futures.append(self.client.submit(function, task, key=task.key, pure=False))
-            return futures
+            num_more = max(0, window.size() - len(running))
+            return [submit(task) for task in islice(waiting, num_more)]
 
         finished = as_completed(submit_more())
         try:
             for future in finished:
-                yield self._outcome(running.pop(future.key), future)
+                task, num_deaths = running.pop(future.key)
+                if num_deaths < MOST_DEATHS and _has_killed(future):
+                    finished.add(submit(_careful(task), num_deaths + 1))
+                else:
+                    yield self._outcome(task, future)
                 finished.update(submit_more())
         finally:
             finished.clear()  # dropping the futures cancels what has not begun
@@ -175,6 +192,20 @@ def _dashboard_of(client: Any) -> str | None:
     except KeyError:  # the scheduler was started without one
         return None
     return link or None
+
+
+def _has_killed(future: Any) -> bool:
+    """True if the worker died that ran the task, of it or by chance, or had too little memory."""
+    from distributed import KilledWorker
+
+    return future.status == "error" and isinstance(future.exception(), KilledWorker | MemoryError)
+
+
+def _careful(task: TaskT) -> TaskT:
+    if not isinstance(task, CarefulTask):
+        return task
+    careful: Any = task.careful()
+    return careful  # type: ignore[no-any-return]
 
 
 def is_installed(package: str) -> bool:
@@ -233,6 +264,8 @@ def open_runner(
     settings["distributed.worker.multiprocessing-method"] = "spawn"
     # No task waits at a worker behind another: if that one kills the worker, it alone is blamed.
     settings["distributed.scheduler.worker-saturation"] = 1.0
+    # One death is enough to be told of: DaskRunner decides how the task is run again.
+    settings["distributed.scheduler.allowed-failures"] = 0
     num_expected = where.most_workers if isinstance(where, ClusterSpec) else None
     with (
         _environment_kept(),

@@ -27,6 +27,8 @@ cluster = ClusterSpec(
             **WORKER_ENVIRONMENT,
             # No task waits at a worker behind another: if that one kills it, it alone is blamed.
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+            # A worker's death is told at once, and its shard made again with care.
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
         },
         "n_workers": 1,
         "resource_timeout": 300,  # seconds for the image to be pulled

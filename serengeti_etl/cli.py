@@ -27,6 +27,7 @@ import click
 from serengeti_etl.errors import ConfigError, Incomplete, SerengetiError
 
 if TYPE_CHECKING:
+    from serengeti_etl.cluster import Runner
     from serengeti_etl.config import ClusterSpec, SeasonPipeline
     from serengeti_etl.convert.season import Conversion
     from serengeti_etl.dataset.verify import Verification
@@ -247,20 +248,27 @@ def export(
 @_pipeline_options
 @click.option("--output", required=True, help="Folder or url for the dataset.")
 @_cluster_option("local")
+@click.option(
+    "--performance-report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write Dask's account of the run to a page of HTML.",
+)
 @_debug
-def convert(  # noqa: PLR0913 - one parameter per option
+def convert(  # noqa: PLR0913, PLR0917 - one parameter per option
     pipeline: Path,
     source: str | None,
     limit: int | None,
     output: str,
     cluster: str,
+    performance_report: Path | None,
     debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
 ) -> int:
     """Turn the photographs of PIPELINE into a dataset of tar shards."""
     from serengeti_etl.tables import conversion_text, conversions_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
-    conversions = run_conversion(settings, output, load_cluster(cluster))
+    conversions = run_conversion(settings, output, load_cluster(cluster), performance_report)
     if settings.sizes:
         click.echo(conversions_text(conversions), nl=False)
     else:
@@ -433,15 +441,30 @@ def _load_named(path: Path, name: str, kind: type) -> Any:
 
 
 def run_conversion(
-    pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpec"
+    pipeline: "SeasonPipeline",
+    output: str,
+    where: "str | ClusterSpec",
+    report: Path | None = None,
 ) -> "dict[str, Conversion]":
     """Convert with a progress line; the ``Conversion`` of each dataset by its url."""
-    from serengeti_etl.cluster import open_runner
+    from serengeti_etl.cluster import open_runner, performance_report
+    from serengeti_etl.convert.versions import conversion_versions
+
+    with open_runner(where, conversion_versions) as runner:
+        if runner.dashboard is not None:
+            click.echo(f"dashboard: {runner.dashboard}", err=True)
+        with performance_report(runner, report):
+            return _convert_with_line(pipeline, runner, output)
+
+
+def _convert_with_line(
+    pipeline: "SeasonPipeline", runner: "Runner", output: str
+) -> "dict[str, Conversion]":
     from serengeti_etl.convert.season import convert_season, convert_sizes
     from serengeti_etl.convert.tally import Progress
     from serengeti_etl.storage import join_url
 
-    with open_runner(where) as runner, _line(unit=" images", desc="convert") as line:
+    with _line(unit=" images", desc="convert") as line:
         totals = {"bytes": 0, "rejects": 0}
 
         def show(progress: Progress) -> None:
@@ -464,8 +487,9 @@ def run_verification(url: str, where: "str | ClusterSpec") -> "Verification":
     """Verify with a progress line; the ``Verification``."""
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.dataset.verify import verify_dataset
+    from serengeti_etl.versions import code_versions
 
-    with open_runner(where) as runner, _line(unit=" shards", desc="verify") as line:
+    with open_runner(where, code_versions) as runner, _line(unit=" shards", desc="verify") as line:
         return verify_dataset(url, runner, lambda _shard: line.update())
 
 

@@ -305,18 +305,46 @@ class SeasonPipeline:
 class ClusterSpec:
     """Where tasks run: a Dask cluster class and what to build it with.
 
+    A scheduler that somebody else started needs no spec, only its address. ``tcp://…`` is not
+    encrypted; ``tls://…`` is, with the certificates of Dask's own configuration: its keys
+    ``distributed.comm.tls``, in ``~/.config/dask/*.yaml`` or in ``DASK_…`` variables.
+
     Attributes:
         cluster: import path ``"module:Class"`` of any class with Dask's cluster interface.
         options: keyword arguments for that class.
         num_workers: workers to ask for; None keeps what ``options`` start with.
+        adaptive: fewest and most workers instead of ``num_workers``: Dask asks for as many of them
+            as the work needs, and lets go of those that have none; None keeps a fixed number.
+        is_secure: True encrypts what driver, scheduler and workers say to each other, by keys that
+            are made for this cluster alone and handed to the class as ``security``; it must be a
+            class that takes them. Needs the extra ``[tls]``.
     """
 
     cluster: str
     options: Mapping[str, Any] = field(default_factory=dict)
     num_workers: int | None = None
+    adaptive: tuple[int, int] | None = None
+    is_secure: bool = False
 
     def __post_init__(self) -> None:
         is_path = re.fullmatch(r"[\w.]+:\w+", self.cluster) is not None
         require(is_path, "cluster", self.cluster, '"module:Class", as "dask_jobqueue:SLURMCluster"')
         count = self.num_workers
         require(count is None or count > 0, "num_workers", count, "positive or None")
+        if self.adaptive is not None:
+            self._check_adaptive(self.adaptive)
+        is_secure, is_said = self.is_secure, "security" in self.options
+        allowed = "left out where options have security"
+        require(not (is_secure and is_said), "is_secure", is_secure, allowed)
+
+    def _check_adaptive(self, adaptive: tuple[int, int]) -> None:
+        is_pair = isinstance(adaptive, tuple) and len(adaptive) == 2  # noqa: PLR2004
+        is_range = is_pair and 0 <= adaptive[0] <= adaptive[1] > 0
+        require(is_range, "adaptive", adaptive, "the fewest and the most workers, as (1, 50)")
+        count = self.num_workers
+        require(count is None, "num_workers", count, "None where adaptive says how many")
+
+    @property
+    def most_workers(self) -> int | None:
+        """Workers that there may come to be; None if ``options`` alone say it."""
+        return self.adaptive[1] if self.adaptive is not None else self.num_workers

@@ -14,13 +14,13 @@ ROOT = Path(serengeti_etl.__file__).parent
 
 # Imports go one way: a module may import from its own and earlier layers.
 LAYERS = (
-    ("errors",),
+    ("errors", "versions"),
     ("label_config",),
     ("config",),
     ("retry",),
     ("buckets", "files"),
     ("storage",),
-    ("lease",),
+    ("lease", "worker_plugins"),
     ("cluster", "drawing", "sample"),
     ("catalog",),
     ("dataset",),
@@ -36,7 +36,7 @@ LAYERS = (
 
 HOMES = {
     "dask": {"cluster.py"},
-    "distributed": {"cluster.py"},
+    "distributed": {"cluster.py", "worker_plugins.py"},
     "duckdb": {"catalog/database.py"},
     "frictionless": {"catalog/camtrap_dp/schema.py"},
     "pyvips": {"convert/resize.py"},

@@ -60,6 +60,24 @@ def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     assert "val/val-000000.tar: 0 bytes" in broken.stdout
 
 
+def test_a_cluster_s_dashboard_is_named_and_its_report_written(
+    pipeline_file: Path, tmp_path: Path
+) -> None:
+    """Convert on a cluster says where to look, and leaves Dask's account of the run in a file."""
+    report = tmp_path / "report.html"
+    made = run(
+        *("convert", str(pipeline_file), "--output", str(tmp_path / "dataset")),
+        *("--cluster", "pipelines/clusters/local.py", "--performance-report", str(report)),
+    )
+    assert made.returncode == 2, made.stderr
+    assert re.search(r"^dashboard: http://127\.0\.0\.1:\d+/status$", made.stderr, re.MULTILINE)
+    assert "dashboard: " not in made.stdout
+    text = report.read_text()
+    assert "Dask Performance Report" in text
+    num_shards = len(list((tmp_path / "dataset" / "index").iterdir()))
+    assert f"number of tasks: {num_shards} " in text
+
+
 def test_several_sizes_from_plan_to_verify(season: Path, tmp_path: Path) -> None:
     """Plan prices each size, convert makes a dataset per size, which info and verify read."""
     (tmp_path / "two.py").write_text(
@@ -108,6 +126,13 @@ def test_refusals_are_one_line_and_exit_4(pipeline_file: Path, tmp_path: Path) -
         (("info", str(tmp_path)), "no dataset.json at"),
         (("verify", str(tmp_path)), "no dataset.json at"),
         (("convert", str(pipeline_file)), "Missing option '--output'"),
+        (
+            (
+                *("convert", str(pipeline_file), "--output", str(tmp_path / "out")),
+                *("--cluster", "serial", "--performance-report", str(tmp_path / "report.html")),
+            ),
+            "a performance report needs a cluster",
+        ),
     ):
         shown = run(*arguments)
         assert shown.returncode == 4, (arguments, shown.stderr)

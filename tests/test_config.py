@@ -43,6 +43,17 @@ def with_sizes(*sizes: str, **changes: Any) -> SeasonPipeline:
             "max_reject_share is 2",
         ),
         (lambda: ClusterSpec(cluster="LocalCluster"), "module:Class"),
+        (lambda: ClusterSpec(cluster="a:B", adaptive=(3, 2)), "adaptive is (3, 2)"),
+        (lambda: ClusterSpec(cluster="a:B", adaptive=(0, 0)), "fewest and the most workers"),
+        (lambda: ClusterSpec(cluster="a:B", adaptive=5), "adaptive is 5"),  # type: ignore[arg-type]
+        (
+            lambda: ClusterSpec(cluster="a:B", adaptive=(1, 2), num_workers=3),
+            "num_workers is 3, but it must be None where adaptive",
+        ),
+        (
+            lambda: ClusterSpec(cluster="a:B", options={"security": 1}, is_secure=True),
+            "is_secure is True, but it must be left out",
+        ),
         (lambda: ResizeSettings(decode_sizes=("512", "8")), "decode_sizes is '8'"),
         (lambda: with_sizes("512"), "a tuple of two at least; one size goes to resize.size"),
         (lambda: with_sizes("512", "small"), "sizes is 'small', but it must be a longest side"),

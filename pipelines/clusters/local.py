@@ -3,7 +3,15 @@
 from serengeti_etl import ClusterSpec
 
 cluster = ClusterSpec(
-    # Any class with Dask's cluster interface: "dask_jobqueue:SLURMCluster", and so on.
     cluster="distributed:LocalCluster",
-    options={"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"},
+    options={
+        "n_workers": 2,  # processes: one for each core
+        "threads_per_worker": 1,
+        # Of each process; one that takes more is stopped, and its shard made again elsewhere.
+        "memory_limit": "2GiB",
+        # Any free port, for this machine only; ":8787" shows the dashboard to others too.
+        "dashboard_address": "127.0.0.1:0",
+        # MALLOC_ARENA_MAX and VIPS_CONCURRENCY are set by serengeti-etl itself: its workers are
+        # started by this process.
+    },
 )

@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serengeti_etl.config import ResizeSettings
+from serengeti_etl.convert.careful import CarefulResizer
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
 from serengeti_etl.convert.member import Location
 from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_to_each
@@ -76,6 +78,7 @@ class ShardTask:
         num_threads: that resize; None takes one for each core that this process may use.
         max_reject_share: share of rejects, 0–1, above which a shard of ``MIN_JUDGED`` images or
             more fails.
+        is_careful: True resizes in a child that may die of a photograph: slower, the same bytes.
     """
 
     name: str
@@ -88,6 +91,7 @@ class ShardTask:
     is_archived: bool = False
     num_threads: int | None = None
     max_reject_share: float = 1.0
+    is_careful: bool = False
 
     @property
     def key(self) -> str:
@@ -96,7 +100,12 @@ class ShardTask:
         At the same place: of two conversions to two places, each has its own.
         """
         what = "\n".join(f"{one.store.url} {one.fingerprint}" for one in self.outputs)
-        return f"shard-{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
+        kind = "careful-shard" if self.is_careful else "shard"
+        return f"{kind}-{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
+
+    def careful(self) -> "ShardTask":
+        """The same work for after a worker's death, which may have come of a photograph."""
+        return replace(self, is_careful=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,12 +238,18 @@ def _resized(
     contents: Iterator[bytes | ImageError], task: ShardTask, stages: Stages
 ) -> Iterator[_Results]:
     """Each photograph resized, in order, in threads; few wait, so that little memory is held."""
-    num_threads = task.num_threads or _num_usable_cores()
     wanted = [output.resize for output in task.outputs]
+    if task.is_careful:
+        with CarefulResizer(wanted) as careful:
+            for content in contents:
+                yield _resize_one(content, len(wanted), careful.resize, stages)
+        return
+    num_threads = task.num_threads or _num_usable_cores()
+    resize = partial(resize_to_each, wanted=wanted, stages=stages)
     pending: deque[Future[_Results]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="resize") as pool:
         for content in contents:
-            pending.append(pool.submit(_resize_one, content, wanted, stages))
+            pending.append(pool.submit(_resize_one, content, len(wanted), resize, stages))
             if len(pending) > num_threads + 1:
                 yield pending.popleft().result()
         while pending:
@@ -246,12 +261,14 @@ def _num_usable_cores() -> int:
 
 
 def _resize_one(
-    content: bytes | ImageError, wanted: Sequence[ResizeSettings], stages: Stages
+    content: bytes | ImageError,
+    num_sizes: int,
+    resize: Callable[[bytes], tuple[ResizedImage | ImageError, ...]],
+    stages: Stages,
 ) -> _Results:
     if isinstance(content, ImageError):
-        return (_Refused(stage="fetch", error=content),) * len(wanted)
-    outcomes = resize_to_each(content, wanted, stages)
-    return tuple(_result(outcome, len(content), stages) for outcome in outcomes)
+        return (_Refused(stage="fetch", error=content),) * num_sizes
+    return tuple(_result(outcome, len(content), stages) for outcome in resize(content))
 
 
 def _result(

@@ -208,11 +208,12 @@ def info(url: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read
 
 @commands.command()
 @click.argument("url")
+@click.option("--sample", type=float, default=1.0, help="Read this share of the shards only, 0-1.")
 @_cluster_option("serial")
 @_debug
-def verify(url: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
+def verify(url: str, sample: float, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
     """Read the whole dataset at URL and report every disagreement in it."""
-    found = run_verification(url, load_cluster(cluster))
+    found = run_verification(url, load_cluster(cluster), sample)
     _say_verification(found)
     return INCOMPLETE if found.problems else COMPLETE
 
@@ -310,8 +311,12 @@ def _say_verification(found: "Verification") -> None:
     from serengeti_etl.tables import megabytes
 
     for problem in found.problems:
-        click.echo(problem)
-    size = f"{found.num_shards} shards, {found.num_samples:,} samples, {megabytes(found.num_bytes)}"
+        click.echo(problem.message)
+    shards = f"{found.num_shards} shards"
+    if found.num_shards < found.num_shards_in_all:
+        share = found.num_shards / found.num_shards_in_all
+        shards = f"{found.num_shards} of {found.num_shards_in_all} shards ({share:.1%}) read"
+    size = f"{shards}, {found.num_samples:,} samples, {megabytes(found.num_bytes)}"
     if found.problems:
         click.echo(f"{len(found.problems)} problems in {size}")
     else:
@@ -382,13 +387,13 @@ def run_conversion(
         return {join_url(output, size): conversion for size, conversion in by_size.items()}
 
 
-def run_verification(url: str, where: "str | ClusterSpec") -> "Verification":
+def run_verification(url: str, where: "str | ClusterSpec", share: float = 1.0) -> "Verification":
     """Verify with a progress line; the ``Verification``."""
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.dataset.verify import verify_dataset
 
     with open_runner(where) as runner, _line(unit=" shards", desc="verify") as line:
-        return verify_dataset(url, runner, lambda _shard: line.update())
+        return verify_dataset(url, runner, lambda _shard: line.update(), share)
 
 
 def run_training(url: str, run: str, recipe: "Recipe", device: str) -> "TrainResult":

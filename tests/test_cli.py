@@ -51,6 +51,8 @@ def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     assert "dataset drawn" in shown.stdout
     whole = run("verify", output)
     assert (whole.returncode, whole.stdout[:6]) == (0, "whole:")
+    part = run("verify", output, "--sample", "0.2")
+    assert (part.returncode, "whole: 2 of " in part.stdout, "%) read" in part.stdout) == (0, 1, 1)
     (tmp_path / "dataset" / "val" / "val-000000.tar").write_bytes(b"")
     broken = run("verify", output)
     assert broken.returncode == 3

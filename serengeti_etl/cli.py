@@ -21,6 +21,7 @@ from serengeti_etl.errors import ConfigError, Incomplete, SerengetiError
 
 if TYPE_CHECKING:
     from serengeti_etl.config import ClusterSpec, SeasonPipeline
+    from serengeti_etl.convert.repair import Repair
     from serengeti_etl.convert.season import Conversion
     from serengeti_etl.dataset.verify import Verification
     from serengeti_etl.evaluate import Evaluation
@@ -219,6 +220,28 @@ def verify(url: str, sample: float, cluster: str, debug: bool) -> int:  # noqa: 
 
 
 @commands.command()
+@_pipeline_options
+@click.option("--output", required=True, help="Folder or url of the dataset; of one size.")
+@_cluster_option("local")
+@_debug
+def repair(  # noqa: PLR0913 - one parameter per option
+    pipeline: Path,
+    source: str | None,
+    limit: int | None,
+    output: str,
+    cluster: str,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+) -> int:
+    """Make again exactly what is damaged or missing of the dataset that PIPELINE made."""
+    from serengeti_etl.tables import repair_text
+
+    settings = load_pipeline(pipeline, source=source, limit=limit)
+    mended = run_repair(settings, output, load_cluster(cluster))
+    click.echo(repair_text(mended), nl=False)
+    return INCOMPLETE if mended.problems else COMPLETE
+
+
+@commands.command()
 @click.argument("url")
 @click.option("--run", required=True, help="Folder or url for checkpoints, metrics and the model.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Python file with a Recipe.")
@@ -394,6 +417,16 @@ def run_verification(url: str, where: "str | ClusterSpec", share: float = 1.0) -
 
     with open_runner(where) as runner, _line(unit=" shards", desc="verify") as line:
         return verify_dataset(url, runner, lambda _shard: line.update(), share)
+
+
+def run_repair(pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpec") -> "Repair":
+    """Repair with a progress line of the shards examined; the ``Repair``."""
+    from serengeti_etl.cluster import open_runner
+    from serengeti_etl.convert.repair import pipeline_of, repair_dataset
+
+    with open_runner(where) as runner, _line(unit=" shards", desc="examine") as line:
+        one_size = pipeline_of(pipeline, output)
+        return repair_dataset(one_size, runner, output, lambda _shard: line.update())
 
 
 def run_training(url: str, run: str, recipe: "Recipe", device: str) -> "TrainResult":

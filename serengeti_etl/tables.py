@@ -10,12 +10,18 @@ import pyarrow.compute as pc
 from serengeti_etl.catalog.rules import LabelCodes
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan
+from serengeti_etl.convert.repair import Repair
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.text_table import table_text
 
 if TYPE_CHECKING:
     from serengeti_etl.evaluate import Evaluation
+
+MAX_ROWS = 10
+"""Of a list that may be long; the rest is counted."""
+
+_OUT_OF_SHARDS = ("rejected", "excluded", "duplicates")
 
 
 def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
@@ -74,6 +80,27 @@ def _effort_text(conversion: Conversion) -> str:
     """What this run read and took; "" where it made nothing."""
     spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in conversion.seconds.items())
     return f"read {megabytes(conversion.num_source_bytes)}; {spent}" if spent else ""
+
+
+def repair_text(repair: Repair) -> str:
+    """What was mended, and what is left."""
+    lines = [
+        f"{what}: {_some(names)}\n"
+        for what, names in (
+            ("shards made again", repair.shards),
+            ("files written again", repair.files),
+            ("files of no shard removed", repair.removed),
+        )
+        if names
+    ]
+    lines = lines or [f"nothing was damaged: {repair.num_shards} shards and all else are whole\n"]
+    return "".join([*lines, *(f"left: {problem.message}\n" for problem in repair.problems)])
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", … and {len(names) - MAX_ROWS:,} more" if len(names) > MAX_ROWS else ""
+    return f"{len(names):,}: {', '.join(names[:MAX_ROWS])}{more}"
 
 
 def dataset_text(dataset: Dataset) -> str:
@@ -135,7 +162,7 @@ def _classes_text(table: pa.Table, classes: Sequence[str]) -> str:
 
 def _ledger_text(ledger: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str, int]] = [("in shards", "", ledger["num_in_shards"])]
-    for state in ("rejected", "excluded", "duplicates"):
+    for state in _OUT_OF_SHARDS:
         rows += [(state, reason, count) for reason, count in ledger[state].items()]
     rows.append(("catalog", "", ledger["num_images"]))
     return table_text("ledger", ("state", "reason", "images"), rows)

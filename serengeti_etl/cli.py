@@ -29,6 +29,7 @@ from serengeti_etl.errors import ConfigError, Incomplete, SerengetiError
 if TYPE_CHECKING:
     from serengeti_etl.cluster import Runner
     from serengeti_etl.config import ClusterSpec, SeasonPipeline
+    from serengeti_etl.convert.repair import Repair
     from serengeti_etl.convert.season import Conversion
     from serengeti_etl.dataset.verify import Verification
     from serengeti_etl.evaluate import Evaluation
@@ -291,13 +292,37 @@ def info(url: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read
 @commands.command()
 @_works_long
 @click.argument("url")
+@click.option("--sample", type=float, default=1.0, help="Read this share of the shards only, 0-1.")
 @_cluster_option("serial")
 @_debug
-def verify(url: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
+def verify(url: str, sample: float, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
     """Read the whole dataset at URL and report every disagreement in it."""
-    found = run_verification(url, load_cluster(cluster))
+    found = run_verification(url, load_cluster(cluster), sample)
     _say_verification(found)
     return INCOMPLETE if found.problems else COMPLETE
+
+
+@commands.command()
+@_works_long
+@_pipeline_options
+@click.option("--output", required=True, help="Folder or url of the dataset; of one size.")
+@_cluster_option("local")
+@_debug
+def repair(  # noqa: PLR0913 - one parameter per option
+    pipeline: Path,
+    source: str | None,
+    limit: int | None,
+    output: str,
+    cluster: str,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+) -> int:
+    """Make again exactly what is damaged or missing of the dataset that PIPELINE made."""
+    from serengeti_etl.tables import repair_text
+
+    settings = load_pipeline(pipeline, source=source, limit=limit)
+    mended = run_repair(settings, output, load_cluster(cluster))
+    click.echo(repair_text(mended), nl=False)
+    return INCOMPLETE if mended.problems else COMPLETE
 
 
 @commands.command()
@@ -396,8 +421,12 @@ def _say_verification(found: "Verification") -> None:
     from serengeti_etl.tables import megabytes
 
     for problem in found.problems:
-        click.echo(problem)
-    size = f"{found.num_shards} shards, {found.num_samples:,} samples, {megabytes(found.num_bytes)}"
+        click.echo(problem.message)
+    shards = f"{found.num_shards} shards"
+    if found.num_shards < found.num_shards_in_all:
+        share = found.num_shards / found.num_shards_in_all
+        shards = f"{found.num_shards} of {found.num_shards_in_all} shards ({share:.1%}) read"
+    size = f"{shards}, {found.num_samples:,} samples, {megabytes(found.num_bytes)}"
     if found.problems:
         click.echo(f"{len(found.problems)} problems in {size}")
     else:
@@ -483,14 +512,28 @@ def _convert_with_line(
         return {join_url(output, size): conversion for size, conversion in by_size.items()}
 
 
-def run_verification(url: str, where: "str | ClusterSpec") -> "Verification":
+def run_verification(url: str, where: "str | ClusterSpec", share: float = 1.0) -> "Verification":
     """Verify with a progress line; the ``Verification``."""
     from serengeti_etl.cluster import open_runner
     from serengeti_etl.dataset.verify import verify_dataset
     from serengeti_etl.versions import code_versions
 
     with open_runner(where, code_versions) as runner, _line(unit=" shards", desc="verify") as line:
-        return verify_dataset(url, runner, lambda _shard: line.update())
+        return verify_dataset(url, runner, lambda _shard: line.update(), share)
+
+
+def run_repair(pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpec") -> "Repair":
+    """Repair with a progress line of the shards examined; the ``Repair``."""
+    from serengeti_etl.cluster import open_runner
+    from serengeti_etl.convert.repair import pipeline_of, repair_dataset
+    from serengeti_etl.convert.versions import conversion_versions
+
+    with (
+        open_runner(where, conversion_versions) as runner,
+        _line(unit=" shards", desc="examine") as line,
+    ):
+        one_size = pipeline_of(pipeline, output)
+        return repair_dataset(one_size, runner, output, lambda _shard: line.update())
 
 
 def run_training(url: str, run: str, recipe: "Recipe", device: str) -> "TrainResult":

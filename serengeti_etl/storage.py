@@ -39,6 +39,12 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
+def json_bytes(value: object) -> bytes:
+    """``value`` as sorted, indented JSON."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
 def _is_whole(name: str) -> bool:
     return "://" in name or name.startswith("/")
 
@@ -133,8 +139,7 @@ class Store:
 
     def write_json(self, name: str, value: object) -> None:
         """Put ``value`` as sorted, indented JSON: the same value gives the same bytes."""
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        self.write(name, f"{text}\n".encode())
+        self.write(name, json_bytes(value))
 
     def upload(self, path: Path, name: str) -> None:
         """Put the local file ``path`` at ``name``, as ``write`` does, without holding it in memory.

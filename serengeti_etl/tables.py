@@ -10,12 +10,19 @@ import pyarrow.compute as pc
 from serengeti_etl.catalog.rules import LabelCodes
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan
+from serengeti_etl.convert.repair import Repair
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import Dataset
+from serengeti_etl.dataset.rejects import RejectGroup, RejectGroups, group_rejects
 from serengeti_etl.text_table import table_text
 
 if TYPE_CHECKING:
     from serengeti_etl.evaluate import Evaluation
+
+MAX_ROWS = 10
+"""Of a list that may be long; the rest is counted."""
+
+_OUT_OF_SHARDS = ("rejected", "excluded", "duplicates")
 
 
 def plan_text(name: str, catalog: pa.Table, plan: Plan) -> str:
@@ -76,6 +83,27 @@ def _effort_text(conversion: Conversion) -> str:
     return f"read {megabytes(conversion.num_source_bytes)}; {spent}" if spent else ""
 
 
+def repair_text(repair: Repair) -> str:
+    """What was mended, and what is left."""
+    lines = [
+        f"{what}: {_some(names)}\n"
+        for what, names in (
+            ("shards made again", repair.shards),
+            ("files written again", repair.files),
+            ("files of no shard removed", repair.removed),
+        )
+        if names
+    ]
+    lines = lines or [f"nothing was damaged: {repair.num_shards} shards and all else are whole\n"]
+    return "".join([*lines, *(f"left: {problem.message}\n" for problem in repair.problems)])
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", … and {len(names) - MAX_ROWS:,} more" if len(names) > MAX_ROWS else ""
+    return f"{len(names):,}: {', '.join(names[:MAX_ROWS])}{more}"
+
+
 def dataset_text(dataset: Dataset) -> str:
     """Splits, classes, ledger and settings of a dataset."""
     rows = []
@@ -88,10 +116,54 @@ def dataset_text(dataset: Dataset) -> str:
         table_text(f"dataset {dataset.info.name}", ("split", "shards", "images", "size"), rows)
         + _classes_text(dataset.index(columns=["split", "labels"]), dataset.classes)
         + _ledger_text(dataset.info.ledger)
+        + _balance_text(dataset.info.ledger)
+        + rejects_text(group_rejects(dataset))
         + f"resize: {resize['size']} px, JPEG quality {resize['quality']}, "
         + f"{resize['subsampling']}, by {dataset.info.versions['encoder']}\n"
         + f"plan: {dataset.plan_hash}\n"
     )
+
+
+def _balance_text(ledger: Mapping[str, Any]) -> str:
+    """Whether every image of the catalog is in one state, with the sums."""
+    counts = {state: sum(ledger[state].values()) for state in _OUT_OF_SHARDS}
+    total = ledger["num_in_shards"] + sum(counts.values())
+    parts = [f"{ledger['num_in_shards']:,} in shards"]
+    parts += [f"{count:,} {state}" for state, count in counts.items()]
+    sums = f"{' + '.join(parts)} = {total:,}"
+    if total == ledger["num_images"]:
+        return f"the ledger balances: {sums}, as in the catalog\n\n"
+    return (
+        f"THE LEDGER DOES NOT BALANCE: {sums}, but the catalog has {ledger['num_images']:,}; run "
+        "`serengeti-etl verify`\n\n"
+    )
+
+
+def rejects_text(groups: RejectGroups) -> str:
+    """Where rejects come from; "" where there are none."""
+    by_reason = [(one.name, one.num_rejected, one.example) for one in groups.by_reason]
+    return (
+        table_text("rejected by reason", ("reason", "images", "example"), _first(by_reason))
+        + _places_text("site", groups.by_site)
+        + _places_text("day", groups.by_day)
+    )
+
+
+def _places_text(kind: str, groups: Sequence[RejectGroup]) -> str:
+    rows = [
+        (one.name, one.num_rejected, f"{one.num_rejected / one.num_images:.1%}", one.reason)
+        for one in groups
+    ]
+    columns = (kind, "images", f"share of the {kind}", "reason")
+    return table_text(f"rejected by {kind}", columns, _first(rows))
+
+
+def _first(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The first rows, and how many more there are."""
+    if len(rows) <= MAX_ROWS:
+        return list(rows)
+    more = (f"… and {len(rows) - MAX_ROWS:,} more", *[""] * (len(rows[0]) - 1))
+    return [*rows[:MAX_ROWS], more]
 
 
 def evaluation_text(evaluation: "Evaluation") -> str:
@@ -135,7 +207,7 @@ def _classes_text(table: pa.Table, classes: Sequence[str]) -> str:
 
 def _ledger_text(ledger: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str, int]] = [("in shards", "", ledger["num_in_shards"])]
-    for state in ("rejected", "excluded", "duplicates"):
+    for state in _OUT_OF_SHARDS:
         rows += [(state, reason, count) for reason, count in ledger[state].items()]
     rows.append(("catalog", "", ledger["num_images"]))
     return table_text("ledger", ("state", "reason", "images"), rows)

@@ -54,10 +54,38 @@ def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     assert "dataset drawn" in shown.stdout
     whole = run("verify", output)
     assert (whole.returncode, whole.stdout[:6]) == (0, "whole:")
+    part = run("verify", output, "--sample", "0.2")
+    assert (part.returncode, "whole: 2 of " in part.stdout, "%) read" in part.stdout) == (0, 1, 1)
     (tmp_path / "dataset" / "val" / "val-000000.tar").write_bytes(b"")
     broken = run("verify", output)
     assert broken.returncode == 3
     assert "val/val-000000.tar: 0 bytes" in broken.stdout
+    repair = ("repair", str(pipeline_file), "--output", output, "--cluster", "serial")
+    mended = run(*repair)
+    assert mended.returncode == 0, mended.stderr
+    assert mended.stdout == "shards made again: 1: val-000000\n"
+    assert run(*repair).stdout.startswith("nothing was damaged: ")
+    assert run("verify", output).returncode == 0
+    refused = run(*repair, "--limit", "12")
+    assert refused.returncode == 4
+    assert "max_sequences was None and is now 12" in refused.stderr
+
+
+def test_repair_says_what_it_could_not_mend(pipeline_file: Path, tmp_path: Path) -> None:
+    """A file of another name in a folder of ours is left, told, and the exit code is 3."""
+    output = tmp_path / "dataset"
+    run("convert", str(pipeline_file), "--output", str(output), "--cluster", "serial")
+    (output / "train" / "notes.txt").write_text("mine")
+    (output / "dataset.json").write_text("{")
+    damaged = run("verify", str(output))
+    assert (damaged.returncode, "`serengeti-etl repair`" in damaged.stderr) == (4, True)
+    told = run("repair", str(pipeline_file), "--output", str(output), "--cluster", "serial")
+    assert told.returncode == 3, told.stderr
+    assert told.stdout == (
+        "files written again: 1: dataset.json\n"
+        "left: train/notes.txt belongs to no shard of dataset.json\n"
+    )
+    assert (output / "train" / "notes.txt").read_text() == "mine"
 
 
 def test_a_cluster_s_dashboard_is_named_and_its_report_written(

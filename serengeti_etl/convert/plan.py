@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from serengeti_etl.catalog.selection import SELECTED_SCHEMA, Selection
 from serengeti_etl.catalog.splits import keyed_digest
 from serengeti_etl.config import SeasonPipeline
-from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA
+from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA, canonical_bytes
 from serengeti_etl.errors import ConfigError
 
 PLAN_SCHEMA = pa.schema([pa.field("shard", pa.string(), nullable=False), *SELECTED_SCHEMA])
@@ -125,7 +125,7 @@ def _plan_hash(
         sort_keys=True,
     ).encode()
     digest = hashlib.sha256(deciding)
-    digest.update(_canonical_bytes(excluded))
+    digest.update(canonical_bytes(excluded))
     return digest.hexdigest()
 
 
@@ -203,7 +203,7 @@ def _planned_shards(
     settings = [_resize_settings(pipeline, encoder) for pipeline in pipelines]
     shards: list[list[PlannedShard]] = [[] for _ in pipelines]
     for at, (first, end) in enumerate(pairwise(edges)):
-        content = _canonical_bytes(rows.slice(first, end - first))
+        content = canonical_bytes(rows.slice(first, end - first))
         shard = PlannedShard(
             name=names[at],
             split=names[at].rpartition("-")[0],
@@ -223,19 +223,3 @@ def _resize_settings(pipeline: SeasonPipeline, encoder: str) -> bytes:
     """What decides pixels, as it enters fingerprints."""
     deciding = [FORMAT, encoder, pipeline.deciding_settings()["resize"]]
     return json.dumps(deciding, sort_keys=True).encode()
-
-
-def _canonical_bytes(table: pa.Table) -> memoryview:
-    """All rows as text: independent of the versions of Arrow and Parquet."""
-    columns = []
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if pa.types.is_list(column.type):
-            column = pc.binary_join(column, "\x1d")
-        elif pa.types.is_timestamp(column.type):
-            column = pc.cast(column, pa.int64())
-        columns.append(pc.fill_null(pc.cast(column, pa.large_string()), "\x1c"))
-    end = pa.array(["\x1e"] * table.num_rows, pa.large_string())
-    separator = pa.scalar("\x1f", pa.large_string())
-    joined = pc.binary_join_element_wise(*columns, end, separator)
-    return memoryview("".join(joined.to_pylist()).encode())

@@ -16,12 +16,17 @@ from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.archives import list_members, match_members
 from serengeti_etl.convert.plan import Plan, make_plans
 from serengeti_etl.convert.resize import encoder_version
-from serengeti_etl.convert.shard import LOCATIONS_FILE, PLAN_FILE
-from serengeti_etl.dataset.index import ANNOTATIONS_FILE, CATALOG_FILE, rejects_name, write_table
-from serengeti_etl.errors import CatalogError, ConfigError
+from serengeti_etl.convert.shard import LOCATIONS_FILE
+from serengeti_etl.dataset.index import (
+    ANNOTATIONS_FILE,
+    CATALOG_FILE,
+    PLAN_FILE,
+    PLAN_SETTINGS_FILE,
+    rejects_name,
+    write_table,
+)
+from serengeti_etl.errors import CatalogError, ConfigError, DatasetError
 from serengeti_etl.storage import Store
-
-PLAN_SETTINGS_FILE = "plan/plan.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +97,7 @@ def plan_datasets(pipeline: SeasonPipeline, output: Store) -> tuple[PlannedDatas
             for folder, one_size in pipeline.by_folder().items()
         )
         for dataset in [dataset for dataset in datasets if not _is_planned(dataset)]:
-            _write_plan(dataset, season)
+            write_plan(dataset, season)
     return datasets
 
 
@@ -102,12 +107,30 @@ def _is_planned(dataset: PlannedDataset) -> bool:
         there = dataset.store.read_json(PLAN_SETTINGS_FILE)
     except FileNotFoundError:
         return False
-    if there["plan_hash"] != dataset.plan.plan_hash:
-        raise ConfigError(_what_changed(there, _record(dataset), dataset.store.url))
+    except ValueError as error:
+        raise DatasetError(
+            f"{PLAN_SETTINGS_FILE} at {dataset.store.url} is damaged ({error}); "
+            "`serengeti-etl repair` makes it again"
+        ) from error
+    refuse_another_plan(dataset, there)
     return True
 
 
-def _write_plan(dataset: PlannedDataset, season: PlannedSeason) -> None:
+def refuse_another_plan(dataset: PlannedDataset, there: Mapping[str, Any]) -> None:
+    """Nothing, if ``there`` is of the plan of ``dataset``.
+
+    Args:
+        dataset: what is asked for.
+        there: what stands in a plan.json.
+
+    Raises:
+        ConfigError: it is of another; names the settings that differ.
+    """
+    if there.get("plan_hash") != dataset.plan.plan_hash:
+        raise ConfigError(_what_changed(there, _record(dataset), dataset.store.url))
+
+
+def write_plan(dataset: PlannedDataset, season: PlannedSeason) -> None:
     """Put catalog and plan on storage, plan.json last."""
     store, plan = dataset.store, dataset.plan
     store.upload(season.labels.annotations_path, ANNOTATIONS_FILE)
@@ -159,7 +182,7 @@ def source_of(pipeline: SeasonPipeline) -> Store:
     return Store(url=pipeline.source, options=pipeline.storage_options)
 
 
-def _what_changed(there: dict[str, Any], now: dict[str, Any], url: str) -> str:
+def _what_changed(there: Mapping[str, Any], now: dict[str, Any], url: str) -> str:
     old, new = dict(_flat(there)), dict(_flat(now))
     names = sorted(old.keys() | new.keys())
     changes = [

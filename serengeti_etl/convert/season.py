@@ -26,14 +26,17 @@ from serengeti_etl.convert.shard import (
 )
 from serengeti_etl.convert.tally import OnProgress, Tally
 from serengeti_etl.dataset.index import (
+    UNREADABLE,
     DatasetIndex,
     ShardInfo,
     compact_index,
+    parse_table,
     read_report,
     read_table,
     rejects_name,
 )
 from serengeti_etl.dataset.ledger import Ledger
+from serengeti_etl.dataset.sums import seal
 from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.lease import Lease, hold
 from serengeti_etl.storage import Store
@@ -120,23 +123,44 @@ def _convert(
     with hold(store) as lease:
         store.remove_partial()
         datasets = plan_datasets(pipeline, store)
-        tally = Tally(datasets, on_progress)
-        todo = _todo(datasets, tally)
-        if todo:
-            # What tasks read lies with a dataset that lacks shards: a finished one is left alone.
-            home = todo[0].datasets[0]
-            if pipeline.archives:
-                write_locations(home)
-            outcomes = runner.map(make_shard, _tasks(todo, home, runner.num_threads))
-            tally.add_all(_while_held(outcomes, lease))
+        tally = make_missing(datasets, runner, lease, on_progress)
         conversions = {
-            dataset.folder: _finish(dataset, tally)
+            dataset.folder: finish(dataset, tally)
             for dataset in datasets
             if tally.of(dataset).is_whole
         }
         _leave_in_order([one for one in datasets if one.folder not in conversions], tally)
         tally.check_whole()
     return conversions
+
+
+def make_missing(
+    datasets: Sequence[PlannedDataset],
+    runner: Runner,
+    lease: Lease,
+    on_progress: OnProgress | None,
+) -> Tally:
+    """What is there once every shard without a commit record was made, or has failed.
+
+    Args:
+        datasets: of the same shards, with their plans on storage.
+        runner: where tasks run.
+        lease: on the place of the datasets.
+        on_progress: called with each shard that is finished at every size.
+
+    Raises:
+        OutputHeld: another process has taken the place over.
+    """
+    tally = Tally(datasets, on_progress)
+    todo = _todo(datasets, tally)
+    if todo:
+        # What tasks read lies with a dataset that lacks shards: a finished one is left alone.
+        home = todo[0].datasets[0]
+        if home.pipeline.archives:
+            write_locations(home)
+        outcomes = runner.map(make_shard, _tasks(todo, home, runner.num_threads))
+        tally.add_all(_while_held(outcomes, lease))
+    return tally
 
 
 def _leave_in_order(unfinished: Sequence[PlannedDataset], tally: Tally) -> None:
@@ -192,7 +216,9 @@ def _committed(store: Store, plan: Plan) -> dict[str, ShardReport]:
             continue
         info = read_report(store, shard.name)
         if info is not None and info.fingerprint == shard.fingerprint and _has_tar(store, info):
-            found[shard.name] = _known_report(store, info)
+            report = _known_report(store, info)
+            if report is not None:
+                found[shard.name] = report
     return found
 
 
@@ -203,10 +229,18 @@ def _has_tar(store: Store, info: ShardInfo) -> bool:
         return False
 
 
-def _known_report(store: Store, info: ShardInfo) -> ShardReport:
+def _known_report(store: Store, info: ShardInfo) -> ShardReport | None:
+    """What came of a committed shard; None if its rejects are lost, so that it is made again."""
     if not info.num_rejected:
         return ShardReport(info=info)
-    rejects = read_table(store, rejects_name(info.name)).to_pylist()
+    try:
+        content = store.read(rejects_name(info.name))
+    except FileNotFoundError:
+        return None
+    try:
+        rejects = parse_table(content).to_pylist()
+    except UNREADABLE:
+        return None
     return ShardReport(
         info=info,
         rejects_by_reason=Counter(row["reason"] for row in rejects),
@@ -242,8 +276,8 @@ def _output(dataset: PlannedDataset, row_group: int) -> ShardOutput:
     )
 
 
-def _finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
-    """Compact the index, balance the ledger, write dataset.json."""
+def finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
+    """Compact the index, balance the ledger, write the checksums and dataset.json."""
     store, plan, made = dataset.store, dataset.plan, tally.of(dataset)
     # Which archive a photograph came from is no part of the dataset: a folder gives the same.
     store.delete(LOCATIONS_FILE)
@@ -262,12 +296,12 @@ def _finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
         plan_hash=plan.plan_hash,
         priors=plan.priors,
     )
-    index.write(store)
+    seal(store, index, made.made)
     store.remove_partial()
     return Conversion(
         index=index,
         ledger=ledger,
-        num_made=made.num_made,
+        num_made=len(made.made),
         num_source_bytes=tally.num_source_bytes,
         seconds=dict(tally.seconds),
     )

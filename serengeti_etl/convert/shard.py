@@ -27,6 +27,7 @@ from serengeti_etl.convert.stages import Stages
 from serengeti_etl.convert.tar_file import TarFile
 from serengeti_etl.dataset.index import (
     INDEX_SCHEMA,
+    PLAN_FILE,
     REJECT_SCHEMA,
     ShardInfo,
     index_part_name,
@@ -37,7 +38,6 @@ from serengeti_etl.dataset.index import (
 from serengeti_etl.errors import ConfigError, ImageError, ShardError
 from serengeti_etl.storage import Store
 
-PLAN_FILE = "plan/plan.parquet"
 LOCATIONS_FILE = "plan/locations.parquet"
 """Where in their archives the photographs of plan.parquet lie; only while a conversion lasts."""
 

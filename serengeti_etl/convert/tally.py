@@ -55,7 +55,7 @@ class DatasetTally:
         self.infos: dict[str, ShardInfo] = {}
         self.rejects: Counter[str] = Counter()
         self.examples: list[str] = []
-        self.num_made = 0
+        self.made: set[str] = set()
 
     @property
     def is_whole(self) -> bool:
@@ -67,7 +67,8 @@ class DatasetTally:
         self.infos[report.info.name] = report.info
         self.rejects.update(report.rejects_by_reason)
         self.examples += report.examples
-        self.num_made += is_new
+        if is_new:
+            self.made.add(report.info.name)
 
     def check_rejects(self) -> None:
         """Nothing, as long as the rejects are within the budget.

@@ -12,6 +12,7 @@
     catalog.parquet              every image of the label file
     annotations.parquet          what it says of them: counts, behaviours, boxes
     splits.json                  the sites of each split
+    SHA256SUMS                   checksums of all of them; see ``dataset.sums``
 """
 
 import dataclasses
@@ -26,14 +27,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serengeti_etl.errors import DatasetError
-from serengeti_etl.storage import Store
+from serengeti_etl.storage import Store, json_bytes
 
 FORMAT = "serengeti-etl/1"
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.parquet"
 CATALOG_FILE = "catalog.parquet"
 ANNOTATIONS_FILE = "annotations.parquet"
+PLAN_FILE = "plan/plan.parquet"
+PLAN_SETTINGS_FILE = "plan/plan.json"
 REPORT_KEY = b"serengeti_etl.report"
+
+UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)
+"""What reading a damaged Parquet file may raise."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -141,10 +147,13 @@ class DatasetIndex:
     plan_hash: str
     priors: Mapping[str, Any] = field(default_factory=dict)
 
+    def content(self) -> bytes:
+        """The bytes of dataset.json."""
+        return json_bytes(dataclasses.asdict(self) | {"format": FORMAT})
+
     def write(self, store: Store) -> None:
         """Write dataset.json: from this moment the dataset is complete."""
-        value = dataclasses.asdict(self) | {"format": FORMAT}
-        store.write_json(DATASET_FILE, value)
+        store.write(DATASET_FILE, self.content())
 
     @staticmethod
     def read(store: Store) -> "DatasetIndex":
@@ -162,15 +171,44 @@ class DatasetIndex:
                 "each dataset is in the folder of its size"
             ) from None
         except ValueError as error:
-            raise DatasetError(f"{DATASET_FILE} at {store.url} is damaged: {error}") from error
+            raise _damaged(store, error) from error
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise DatasetError(f"{DATASET_FILE} at {store.url} is not of format {FORMAT}")
+            raise DatasetError(
+                f"{DATASET_FILE} at {store.url} is not of format {FORMAT}; if it was, "
+                "`serengeti-etl repair` makes it again"
+            )
         del value["format"]
         try:
-            shards = tuple(ShardInfo(**shard) for shard in value.pop("shards"))
-            return DatasetIndex(shards=shards, classes=tuple(value.pop("classes")), **value)
+            return _checked_index(value)
         except (TypeError, KeyError) as error:
-            raise DatasetError(f"{DATASET_FILE} at {store.url} is damaged: {error}") from error
+            raise _damaged(store, error) from error
+
+
+def _damaged(store: Store, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{DATASET_FILE} at {store.url} is damaged ({type(error).__name__}: {error}); "
+        "`serengeti-etl repair` with the pipeline file that made it makes it again"
+    )
+
+
+def _checked_index(value: dict[str, Any]) -> DatasetIndex:
+    """The contents of dataset.json from its JSON. Raises TypeError or KeyError."""
+    shards = tuple(ShardInfo(**shard) for shard in value.pop("shards"))
+    for shard in shards:
+        for column in dataclasses.fields(ShardInfo):
+            _require_type(column.name, getattr(shard, column.name), column.type)
+    classes = tuple(value.pop("classes"))
+    index = DatasetIndex(shards=shards, classes=classes, **value)
+    for name, kind in (("name", str), ("plan_hash", str), ("ledger", dict), ("settings", dict)):
+        _require_type(name, getattr(index, name), kind)
+    for name in ("versions", "priors"):
+        _require_type(name, getattr(index, name), dict)
+    return index
+
+
+def _require_type(name: str, value: object, kind: Any) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}")
 
 
 class Dataset:
@@ -267,25 +305,51 @@ def write_table(
     store.write(name, memoryview(sink.getvalue()))
 
 
-def read_table(store: Store, name: str) -> pa.Table:
-    """The whole Parquet table ``name``. Raises FileNotFoundError if there is none."""
+def read_table(store: Store, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The Parquet table ``name``, or some of its columns. Raises FileNotFoundError without one."""
+    return parse_table(store.read(name), columns)
+
+
+def parse_table(content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table that a Parquet file holds; raises one of ``UNREADABLE`` if it is damaged."""
     # Not pq.read_table: its scanner's threads outlive the call, and where they still run at the
     # interpreter's end the process aborts (apache/arrow#34314, #39162).
-    return pq.ParquetFile(pa.BufferReader(store.read(name))).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(content))
+    return file.read(columns=columns, use_threads=False)
 
 
 def read_report(store: Store, shard: str) -> ShardInfo | None:
     """The report in the index part of ``shard``; None if that shard is not committed."""
     try:
-        content = store.read(index_part_name(shard))
+        return parse_report(store.read(index_part_name(shard)))
     except FileNotFoundError:
         return None
+
+
+def parse_report(content: bytes) -> ShardInfo | None:
+    """The report in an index part; None if this is no commit record."""
     try:
         metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
         return ShardInfo(**json.loads(cast("bytes", metadata[REPORT_KEY])))
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
-        # Not a commit record: the shard is made again, which replaces it.
+    except (*UNREADABLE, TypeError):
+        # The shard is made again, which replaces it.
         return None
+
+
+def canonical_bytes(table: pa.Table) -> memoryview:
+    """All rows as text: independent of the versions of Arrow and Parquet."""
+    columns = []
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_list(column.type):
+            column = pc.binary_join(column, "\x1d")
+        elif pa.types.is_timestamp(column.type):
+            column = pc.cast(column, pa.int64())
+        columns.append(pc.fill_null(pc.cast(column, pa.large_string()), "\x1c"))
+    end = pa.array(["\x1e"] * table.num_rows, pa.large_string())
+    separator = pa.scalar("\x1f", pa.large_string())
+    joined = pc.binary_join_element_wise(*columns, end, separator)
+    return memoryview("".join(joined.to_pylist()).encode())
 
 
 def compact_index(store: Store, shards: Sequence[ShardInfo]) -> None:

@@ -29,7 +29,13 @@ from serengeti_etl.convert.shard import ShardOutput, ShardTask
 from serengeti_etl.convert.tally import Progress
 from serengeti_etl.dataset.index import open_dataset, read_table
 from serengeti_etl.dataset.verify import verify_dataset
-from serengeti_etl.errors import CatalogError, ConfigError, Incomplete, TooManyFailures
+from serengeti_etl.errors import (
+    CatalogError,
+    ConfigError,
+    DatasetError,
+    Incomplete,
+    TooManyFailures,
+)
 from serengeti_etl.label_config import Rules, SiteListSplit
 from serengeti_etl.storage import Store
 from tests.conftest import files_below, season_pipeline
@@ -251,10 +257,29 @@ def test_a_conversion_killed_anywhere_is_finished_by_the_same_command(
     assert files_below(output) == files_below(converted)
 
 
+TORN = {"train-000000", "train-000001", "train-000002"}
+
+
+def test_damage_does_not_get_a_checksum_of_its_own(
+    converted: Path, pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """Convert over a finished dataset of which a file has changed refuses, and names repair."""
+    for name in ("catalog.parquet", "splits.json", "rejects/plan.parquet"):
+        output = tmp_path / name
+        shutil.copytree(converted, output)
+        content = bytearray((output / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (output / name).write_bytes(content)
+        before = files_below(output)
+        with pytest.raises(DatasetError, match=rf"{name} at .* run `serengeti-etl repair`"):
+            convert(pipeline, output)
+        assert files_below(output) == before
+
+
 def test_a_torn_commit_is_made_again(
     converted: Path, pipeline: SeasonPipeline, tmp_path: Path
 ) -> None:
-    """A missing tar, a cut tar, a lost or foreign commit record: only that shard is made again."""
+    """A tar missing or cut, a foreign commit record, rejects lost or foreign: made again alone."""
     output = tmp_path / "torn"
     shutil.copytree(converted, output)
     tars = sorted((output / "train").glob("*.tar"))
@@ -262,8 +287,11 @@ def test_a_torn_commit_is_made_again(
     tars[1].write_bytes(tars[1].read_bytes()[:1000])
     (output / "index" / f"{tars[2].stem}.parquet").write_bytes(b"not parquet")
     (output / "dataset.json").unlink()
+    rejects = [path for path in (output / "rejects").glob("*-*") if path.stem not in TORN]
+    rejects[0].unlink()
+    rejects[1].write_bytes(b"not parquet")
     result = convert(pipeline, output)
-    assert result.num_made == 3
+    assert result.num_made == 5
     assert files_below(output) == files_below(converted)
 
 

@@ -108,6 +108,7 @@ def repair_dataset(
             dataset, said, {name: tally.of(dataset).infos[name] for name in damaged}
         )
         before = _digests(store)
+        store.delete(SUMS_FILE)  # where it disagreed with a file, that file has been seen to
         finish(dataset, tally)
         files += [name for name, digest in _digests(store).items() if digest != before[name]]
         removed = _remove_strays(dataset)

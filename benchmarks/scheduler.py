@@ -220,7 +220,7 @@ def say(found: dict[int, dict[str, float]], further: dict[str, float]) -> None:
         num = -(-num_images // SHARD_SIZE)
         print(
             f"{title} in shards of {SHARD_SIZE:,}: {num:,} tasks, "
-            f"{num * further['map_seconds'] / 60:.1f} minutes of handing out beside "
+            f"{num * further['scheduler_cpu'] / 60:.1f} minutes of the scheduler's CPU beside "
             f"{num_images * IMAGE_CPU_SECONDS / 3600:,.0f} core hours of work, and "
             f"{(start + num * further['driver_bytes']) / 1e9:.2f} GB of driver and scheduler"
         )

@@ -56,7 +56,7 @@ def main() -> None:
         code = _say_interrupted()
     except (SerengetiError, OSError) as error:
         code = _say_error(error, debug="--debug" in arguments)
-    if code == INCOMPLETE:
+    if code in (INCOMPLETE, REFUSED):
         _leave(code)
     sys.exit(code if isinstance(code, int) else COMPLETE)
 
@@ -66,9 +66,8 @@ def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    # Requests under way cannot be called back. Those that a dead store never answers would hold
-    # Python up where it waits for their threads, and one that comes back to an interpreter that
-    # is being taken down aborts the process (PyO3/pyo3#6084): exit code 134 instead of ours.
+    # Requests cannot be called back, and Python waits at its end for the threads that made them,
+    # such as the loader's: for minutes, where they ask a dead store.
     os._exit(code)
 
 

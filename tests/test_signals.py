@@ -88,7 +88,6 @@ def stop(process: "subprocess.Popen[str]", signals: list[signal.Signals]) -> str
     """What a process says when it gets these signals; it ends in time, and by itself."""
     for number in signals:
         process.send_signal(number)
-        time.sleep(0.1)
     try:
         said = process.communicate(timeout=ASKED_SECONDS)[1]
     finally:
@@ -110,8 +109,8 @@ def continue_by(said: str) -> int:
 
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]],
-    ids=["TERM", "INT", "INT twice"],
+    [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGTERM]],
+    ids=["TERM", "INT", "both"],
 )
 def test_while_every_fetch_hangs(
     server: FaultServer,
@@ -153,10 +152,21 @@ def test_on_a_cluster_while_every_fetch_hangs(
     assert files_below(output) == expected
 
 
+@pytest.mark.parametrize(
+    ("stop_seconds", "signals"),
+    [(STOP_SECONDS, [signal.SIGTERM]), (1000.0, [signal.SIGINT, signal.SIGTERM])],
+    ids=["once", "twice"],
+)
 def test_while_the_main_thread_asks_a_dead_store(
-    server: FaultServer, pipeline_file: Path, tmp_path: Path
+    server: FaultServer,
+    pipeline_file: Path,
+    tmp_path: Path,
+    stop_seconds: float,
+    signals: list[signal.Signals],
 ) -> None:
-    """Python hears of no signal there; the process ends all the same, and names the command."""
+    """Python hears of no signal there: time ends it, or the second; it names the command."""
+    with pipeline_file.open("a") as file:
+        file.write(f"from serengeti_etl import cli\ncli.STOP_SECONDS = {stop_seconds}\n")
     server.objects["season/labels.json"] += b" " * 10
     server.fail("season/labels.json", Stall(after=10))
     process = start(pipeline_file, str(tmp_path / "out"))
@@ -164,7 +174,7 @@ def test_while_the_main_thread_asks_a_dead_store(
     while not server.num_requests("season/labels.json"):
         assert time.monotonic() < end, "the label file was never asked for"
         time.sleep(0.05)
-    said = stop(process, [signal.SIGTERM])
+    said = stop(process, signals)
     assert str(pipeline_file) in continuing_command(said)
 
 
@@ -187,6 +197,18 @@ def test_an_outage_ends_without_waiting_for_its_threads(tmp_path: Path, season: 
             process.kill()
     assert process.returncode == 3, said
     assert "did not answer for" in said
+
+
+def test_a_refusal_does_not_wait_for_threads(tmp_path: Path) -> None:
+    """When a command has failed, threads that hang do not keep the process, as Python would."""
+    path = tmp_path / "hangs.py"
+    path.write_text("import threading\nthreading.Thread(target=threading.Event().wait).start()\n")
+    command = [sys.executable, "-m", "serengeti_etl", "plan", str(path)]
+    ended = subprocess.run(
+        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 4
+    assert "must define `pipeline = SeasonPipeline(...)`" in ended.stderr
 
 
 def test_a_command_that_is_done_soon_keeps_python_s_own_ways(pipeline_file: Path) -> None:

@@ -22,7 +22,7 @@ WANTED = (ResizeSettings(size="96"), ResizeSettings(size="64x48"))
 
 # Put into every Python that is started: what photographs with these last bytes do to it.
 POISON = """
-import os, signal
+import multiprocessing, os, signal
 from serengeti_etl.convert import resize
 
 honest = resize.resize_to_each
@@ -38,7 +38,8 @@ def poisoned(photograph, wanted, stages):
     if photograph.endswith(b"GREED"):
         note("G")
         greed = bytearray(6 << 30)  # of addresses; no page of it is touched
-        os.kill(os.getpid(), signal.SIGKILL)
+        if multiprocessing.parent_process():  # in a worker, whose nanny would do that
+            os.kill(os.getpid(), signal.SIGKILL)
     if photograph.endswith(b"MISTAKE"):
         raise KeyError("a mistake of ours")
     return honest(photograph, wanted, stages)

@@ -274,6 +274,12 @@ def test_a_changed_source_is_an_error_and_dataset_json_stays(
     photograph.write_bytes(content)
     assert repair(moved, folder).shards == ("train-000001",)
     assert files_below(folder) == files_below(whole)
+    # A shard that is whole in itself, but not the one that dataset.json has.
+    for name in ("train/train-000001.tar", "index/train-000001.parquet"):
+        shutil.copy(tmp_path / "taken" / name, folder / name)
+    (folder / SUMS_FILE).unlink()
+    assert repair(moved, folder).shards == ("train-000001",)
+    assert files_below(folder) == files_below(whole)
 
 
 def test_only_files_named_as_ours_are_removed(

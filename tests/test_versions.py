@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 from distributed import LocalCluster
 
 from serengeti_etl.convert.resize import encoder_version
@@ -41,7 +42,8 @@ def test_the_same_code_has_the_same_versions_wherever_it_lies(tmp_path: Path) ->
 
 def test_makers_of_shards_compare_encoders_too() -> None:
     """The libraries that decide pixels are among what must be the same."""
-    assert conversion_versions() == code_versions() | {"encoder": encoder_version()}
+    wanted = {"encoder": encoder_version(), "pyarrow": pa.__version__}
+    assert conversion_versions() == code_versions() | wanted
 
 
 def test_convert_refuses_a_cluster_with_other_code(season: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,11 +103,14 @@ class Lost:
         raise self.error
 
 
+WORKER: Any = SimpleNamespace(address="tcp://127.0.0.1:1")
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (FutureCancelledError("number-1", "scheduler-connection-lost"), "the cluster gave it up"),
-        (KilledWorker("number-1", None, 0), "its worker died"),  # type: ignore[arg-type]
+        (KilledWorker("number-1", WORKER, 0), "its worker died"),
     ],
     ids=["scheduler", "worker"],
 )

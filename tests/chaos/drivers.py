@@ -1,6 +1,7 @@
 """The command line in a process of its own, whose stacks are told when it hangs."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -45,9 +46,10 @@ class Driver:
         pipeline: of ``write_pipeline``.
         output: folder of the dataset.
         cluster: as ``--cluster``.
+        **environment: variables of the process.
     """
 
-    def __init__(self, pipeline: Path, output: Path, cluster: str) -> None:
+    def __init__(self, pipeline: Path, output: Path, cluster: str, **environment: str) -> None:
         arguments = ["convert", str(pipeline), "--output", str(output), "--cluster", cluster]
         self.output = output
         self.said = pipeline.with_name(f"{output.name}-{time.monotonic_ns()}.log")
@@ -57,6 +59,7 @@ class Driver:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=ROOT,
+                env=os.environ | environment,
             )
 
     def wait_for_work(self) -> None:

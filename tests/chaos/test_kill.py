@@ -185,3 +185,27 @@ def test_a_kill_does_not_show(
     logger.info("%s killed: %s, %d commits, codes %s", kind, is_killed, num_commits, codes)
     assert codes[-1] == 2, driver.said.read_text()
     assert files_below(output) == undisturbed.files
+
+
+@pytest.mark.parametrize("where", ["serial", "cluster"], ids=lambda where: f"seed{_SEED}-{where}")
+@pytest.mark.parametrize("is_later", [False, True], ids=["together", "later"])
+def test_two_drivers_at_one_output(
+    cluster: Cluster, undisturbed: Undisturbed, tmp_path: Path, where: str, *, is_later: bool
+) -> None:
+    """One is refused and told who is first, or both end well; no byte differs."""
+    draw = random.Random(f"{_SEED} {where} {is_later}")  # noqa: S311 - repeatable, not a secret
+    cluster.keep()
+    address = cluster.address if where == "cluster" else where
+    first = Driver(undisturbed.pipeline, tmp_path / "out", address)
+    if is_later:
+        first.wait_for_work()
+        time.sleep(draw.uniform(0, undisturbed.seconds / 2))
+    second = Driver(undisturbed.pipeline, tmp_path / "out", address)
+    ends = {driver.wait(cluster.keep): driver.said.read_text() for driver in (first, second)}
+    assert 2 in ends
+    assert ends.keys() <= {2, 4}, ends
+    logger.info("two drivers, killed none: codes %s", sorted(ends))
+    if 4 in ends:
+        assert "is being written by process" in ends[4]
+        assert "Wait until it has finished, or stop it" in ends[4]
+    assert files_below(tmp_path / "out") == undisturbed.files

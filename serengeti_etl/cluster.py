@@ -173,14 +173,14 @@ class DaskRunner:
     def _outcome(task: TaskT, future: Any) -> "Outcome[TaskT, Any]":
         from distributed import CancelledError, KilledWorker
 
-        if future.status == "finished":
-            return Outcome(task=task, result=future.result())
         try:
-            error = future.exception()
-        except CancelledError as cancelled:
+            error = None if future.status == "finished" else future.exception()
+            if error is None:  # or its worker died with the result, and another has made it since
+                return Outcome(task=task, result=future.result())
+        except CancelledError as cancelled:  # the scheduler can die between a result and its fetch
             error = ShardError(f"{task.key}: the cluster gave it up: {cancelled}")
-        if error is None:  # its worker died with the result, and another has made it meanwhile
-            return Outcome(task=task, result=future.result())
+        except KilledWorker as killed:
+            error = killed
         if isinstance(error, KilledWorker):
             error = ShardError(f"{task.key}: its worker died each time it was tried: {error}")
         if not isinstance(error, OSError) or isinstance(error, RequestRefused):

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -120,6 +120,12 @@ class FaultServer:
     max_in_flight: int = 0
     """The greatest number of requests that were being answered at once."""
 
+    on_request: Callable[[], object] = field(default=lambda: None)
+    """Called with each request, before it is decided what goes wrong with it."""
+
+    num_faults: int = 0
+    """How many requests something went wrong with."""
+
     _plans: dict[str, list[_Plan]] = field(default_factory=dict)
     _num_in_flight: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -144,6 +150,10 @@ class FaultServer:
         with self._lock:
             self._plans.pop(key, None)
 
+    def wait_for_the_end(self, seconds: float) -> None:
+        """Until the server is stopped, or so long."""
+        self._closing.wait(seconds)
+
     def num_requests(self, key: str, method: str = "GET") -> int:
         """How many requests came in for ``key``."""
         asked = (method, key)
@@ -156,8 +166,10 @@ class FaultServer:
             self.requests.append(request)
             self._num_in_flight += 1
             self.max_in_flight = max(self.max_in_flight, self._num_in_flight)
-            fault = self._next_fault(request)
         try:
+            self.on_request()
+            with self._lock:
+                fault = self._next_fault(request)
             yield fault
         finally:
             with self._lock:
@@ -167,6 +179,7 @@ class FaultServer:
         for plan in self._plans.get(request.key, []):
             if plan.method == request.method and plan.num_left > 0:
                 plan.num_left -= 1
+                self.num_faults += 1
                 return plan.fault
         return None
 
@@ -179,8 +192,13 @@ class FaultServer:
 
 
 @contextmanager
-def fault_server(objects: Mapping[str, bytes]) -> Iterator[FaultServer]:
-    """A handle on an S3 server with these objects by key, in a bucket of any name."""
+def fault_server(objects: Mapping[str, bytes], port: int = 0) -> Iterator[FaultServer]:
+    """A handle on an S3 server with these objects by key, in a bucket of any name.
+
+    Args:
+        objects: contents by key.
+        port: to listen on; 0 for any that is free.
+    """
     handle = FaultServer(dict(objects))
 
     class Handler(_Handler):
@@ -195,7 +213,7 @@ def fault_server(objects: Mapping[str, bytes]) -> Iterator[FaultServer]:
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)  # type: ignore[arg-type]
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     handle.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

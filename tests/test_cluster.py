@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from distributed import LocalCluster
+from distributed import KilledWorker, LocalCluster
+from distributed.client import FutureCancelledError
 
 from serengeti_etl.cluster import DaskRunner, Runner, SerialRunner, open_runner
 from serengeti_etl.config import ClusterSpec
-from serengeti_etl.errors import ConfigError
+from serengeti_etl.errors import ConfigError, ShardError
 from tests.hosts import wait_for
 
 SPEC = ClusterSpec(
@@ -86,6 +88,39 @@ def test_a_task_that_kills_its_worker_is_an_outcome(dask_runner: Runner) -> None
     found = outcomes(dask_runner, [666, 2, 4])
     assert (found[2], found[4]) == (1, 2)
     assert "its worker died each time" in str(found[666])
+
+
+class Lost:
+    """A future that has finished, but whose result can no longer be had."""
+
+    status = "finished"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def result(self) -> None:
+        """Raises, as Dask does when scheduler or worker died since."""
+        raise self.error
+
+
+WORKER: Any = SimpleNamespace(address="tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FutureCancelledError("number-1", "scheduler-connection-lost"), "the cluster gave it up"),
+        (KilledWorker("number-1", WORKER, 0), "its worker died"),
+    ],
+    ids=["scheduler", "worker"],
+)
+def test_a_result_that_died_before_it_was_fetched_is_a_fault(
+    error: Exception, message: str
+) -> None:
+    """It may pass: the shard has failed, and the driver goes on to say so."""
+    outcome = DaskRunner._outcome(Number(1), Lost(error))
+    assert isinstance(outcome.error, ShardError)
+    assert f"number-1: {message}" in str(outcome.error)
 
 
 def test_a_running_scheduler_is_reached_by_its_address() -> None:

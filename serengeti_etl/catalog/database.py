@@ -16,6 +16,13 @@ import duckdb
 _MEMORY = "1200MB"
 """Beyond this DuckDB spills to the scratch folder."""
 
+_SCRATCH_ERRORS = (
+    duckdb.IOException,
+    duckdb.OutOfMemoryException,
+    duckdb.TransactionException,  # a full disk, where it is the log that could not be written
+    duckdb.FatalException,  # anything after that
+)
+
 
 class Database:
     """A DuckDB database in ``scratch``; use it as a context.
@@ -72,7 +79,7 @@ def _scratch_errors(scratch: Path) -> Iterator[None]:
     """DuckDB's faults of disk and memory as an ``OSError`` that says what to do."""
     try:
         yield
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except _SCRATCH_ERRORS as error:
         told = " ".join(str(error).split())[:300]
         raise OSError(
             f"label rows cannot be joined in {scratch} ({told}): set TMPDIR to a folder with as "

@@ -1,0 +1,93 @@
+"""The command line in a process of its own, whose stacks are told when it hangs."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from serengeti_etl.config import SeasonPipeline, ShardSettings
+from tests.conftest import season_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+LONGEST_SECONDS = 60.0
+"""A driver that takes longer hangs."""
+
+PIPELINE = """
+import faulthandler, signal
+from tests.chaos.drivers import small_shards
+faulthandler.register(signal.SIGUSR1)
+pipeline = small_shards({season!r})
+"""
+
+
+def small_shards(season: str) -> SeasonPipeline:
+    """The pipeline of the tests with so many shards that there is something to do at any moment."""
+    shards = ShardSettings(max_samples=3)
+    return replace(season_pipeline(season), shards=shards, max_shard_reject_share=1.0)
+
+
+def write_pipeline(folder: Path, season: Path) -> Path:
+    """A file with that pipeline; its process tells all stacks at SIGUSR1."""
+    file = folder / "drawn.py"
+    file.write_text(PIPELINE.format(season=str(season)))
+    return file
+
+
+class Driver:
+    """A ``convert`` process.
+
+    Args:
+        pipeline: of ``write_pipeline``.
+        output: folder of the dataset.
+        cluster: as ``--cluster``.
+        **environment: variables of the process.
+    """
+
+    def __init__(self, pipeline: Path, output: Path, cluster: str, **environment: str) -> None:
+        arguments = ["convert", str(pipeline), "--output", str(output), "--cluster", cluster]
+        self.output = output
+        self.said = pipeline.with_name(f"{output.name}-{time.monotonic_ns()}.log")
+        with self.said.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "serengeti_etl", *arguments],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=ROOT,
+                env=os.environ | environment,
+            )
+
+    def wait_for_work(self) -> None:
+        """Until it has taken the output's lease, or has ended; fails if it hangs."""
+        self._wait(0.005, (self.output / "lease.json").exists)
+
+    def wait(self, while_waiting: Callable[[], object] = lambda: None) -> int:
+        """Its exit code; fails with its stacks if it hangs.
+
+        Args:
+            while_waiting: called every now and then until it has ended.
+        """
+
+        def go_on() -> bool:
+            while_waiting()
+            return False
+
+        self._wait(0.2, go_on)
+        return self.process.wait()
+
+    def _wait(self, seconds: float, is_enough: Callable[[], bool]) -> None:
+        end = time.monotonic() + LONGEST_SECONDS
+        while self.process.poll() is None and not is_enough():
+            if time.monotonic() > end:
+                self.process.send_signal(signal.SIGUSR1)
+                time.sleep(1)
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the driver hung:\n{self.said.read_text()}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=seconds)

@@ -1,0 +1,241 @@
+"""A store that fails at random: the same command, run again if need be, ends with equal bytes."""
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from serengeti_etl import retry
+from serengeti_etl.buckets import client
+from serengeti_etl.buckets.bucket import close_buckets
+from serengeti_etl.cluster import SerialRunner
+from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.season import convert_season
+from serengeti_etl.errors import Incomplete, RequestRefused
+from tests.conftest import files_below, season_pipeline
+from tests.fault_server import (
+    BUCKET,
+    EXPIRED_TOKEN,
+    INTERNAL_ERROR,
+    SLOW_DOWN,
+    EarlyClose,
+    Fault,
+    FaultServer,
+    FlippedByte,
+    Refusal,
+    Reset,
+    Stall,
+    fault_server,
+)
+
+pytestmark = pytest.mark.chaos
+
+MOST_RUNS = 8
+"""Times that the same call is made before it counts as one that does not end."""
+
+SEED: int | None = None
+"""Set it to the number in a failed test's name to meet the same faults again."""
+
+_SEED = secrets.randbelow(10**6) if SEED is None else SEED
+_LABELS = "season/labels.json"
+_BUSY = Refusal(429, "TooManyRequests")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stalls are noticed after a second, and the next try comes at once."""
+    monkeypatch.setitem(client._TIMES, "read_timeout", "1s")
+    monkeypatch.setattr(retry, "_LONGEST_WAIT_SECONDS", 0.01)
+    close_buckets()
+    yield
+    close_buckets()
+
+
+@pytest.fixture(scope="module")
+def expected(
+    pipeline: SeasonPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """Every file of the undisturbed run, rejects among them."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    convert_season(pipeline, SerialRunner(), str(output))
+    return files_below(output)
+
+
+@pytest.fixture(scope="module")
+def objects(season: Path) -> dict[str, bytes]:
+    """The season as a bucket holds it."""
+    return {f"season/{name}": content for name, content in files_below(season).items()}
+
+
+@pytest.fixture
+def server(objects: dict[str, bytes]) -> Iterator[FaultServer]:
+    """A bucket with the season."""
+    with fault_server(objects) as running:
+        yield running
+
+
+def photographs(server: FaultServer) -> list[str]:
+    """Those that are long enough to be cut."""
+    names = sorted(name for name in server.objects if name.startswith("season/images/"))
+    return [name for name in names if len(server.objects[name]) > 1000]
+
+
+def bursts(draw: random.Random, server: FaultServer) -> None:
+    """Many objects, and perhaps the labels, are refused, some more often than a run asks."""
+    for name in [*draw.sample(photographs(server), 12), _LABELS]:
+        fault = draw.choice([SLOW_DOWN, INTERNAL_ERROR, _BUSY])
+        server.fail(name, fault, times=draw.randint(0, retry.NUM_ATTEMPTS + 1))
+
+
+def resets(draw: random.Random, server: FaultServer) -> None:
+    """Connections are reset before the answer, or anywhere in it."""
+    for name in [*draw.sample(photographs(server), 12), _LABELS]:
+        fault = Reset(after=draw.choice([None, 0, draw.randrange(1000)]))
+        server.fail(name, fault, times=draw.randint(0, retry.NUM_ATTEMPTS + 1))
+
+
+def stalls(draw: random.Random, server: FaultServer) -> None:
+    """Bodies stop for good, or for a time."""
+    for name in draw.sample(photographs(server), 4):
+        fault = Stall(after=draw.randrange(1000), seconds=draw.choice([None, 0.3]))
+        server.fail(name, fault, times=draw.randint(1, 2))
+
+
+def short_bodies(draw: random.Random, server: FaultServer) -> None:
+    """Bodies end too soon, with their true length told."""
+    for name in [*draw.sample(photographs(server), 12), _LABELS]:
+        fault = EarlyClose(after=draw.randrange(1000))
+        server.fail(name, fault, times=draw.randint(0, retry.NUM_ATTEMPTS + 1))
+
+
+def damaged_once(draw: random.Random, server: FaultServer) -> None:
+    """Photographs arrive with another byte, or cut without a word of their length; once each."""
+    for name in draw.sample(photographs(server), 12):
+        at = draw.randrange(1000)
+        damages: list[Fault] = [FlippedByte(at), EarlyClose(after=at, has_length=False)]
+        fault = draw.choice(damages)
+        server.fail(name, fault, times=1)
+
+
+def everything(draw: random.Random, server: FaultServer) -> None:
+    """All of them at once."""
+    for fault in (bursts, resets, stalls, short_bodies, damaged_once):
+        fault(draw, server)
+
+
+KINDS: tuple[Callable[[random.Random, FaultServer], None], ...] = (
+    bursts,
+    resets,
+    stalls,
+    short_bodies,
+    damaged_once,
+    everything,
+    everything,
+)
+
+
+def bucket_pipeline(url: str) -> SeasonPipeline:
+    """The pipeline of the tests, over the season in the bucket."""
+    options = {"endpoint_url": url, "key": "k", "secret": "s"}
+    return replace(season_pipeline(f"s3://{BUCKET}/season"), storage_options=options)
+
+
+def run_until_done(url: str, output: Path) -> list[OSError | Incomplete]:
+    """How each run ended before the one that finished; no file called dataset.json till then."""
+    ends: list[OSError | Incomplete] = []
+    for _ in range(MOST_RUNS):
+        try:
+            convert_season(bucket_pipeline(url), SerialRunner(), str(output))
+        except (OSError, Incomplete) as error:
+            assert not (output / "dataset.json").exists()
+            ends.append(error)
+        else:
+            return ends
+    pytest.fail(f"{MOST_RUNS} runs did not finish it: {ends}")
+
+
+@pytest.mark.parametrize(
+    "place", range(len(KINDS)), ids=lambda place: f"seed{_SEED}-{place}-{KINDS[place].__name__}"
+)
+def test_random_faults_do_not_show(
+    server: FaultServer, expected: dict[str, bytes], tmp_path: Path, place: int
+) -> None:
+    """Whatever fails on the way, for long or not: every byte, and the rejects, as undisturbed."""
+    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - repeatable faults, not a secret
+    KINDS[place](draw, server)
+    run_until_done(server.url, tmp_path / "out")
+    assert files_below(tmp_path / "out") == expected
+    assert server.num_faults > 0
+
+
+def after(num_requests: int, action: Callable[[], object]) -> Callable[[], None]:
+    """Does ``action`` once, with the request of that number."""
+    numbers = iter(range(10**9))
+
+    def count() -> None:
+        if next(numbers) == num_requests:
+            action()
+
+    return count
+
+
+def test_expired_credentials_blame_no_photograph(
+    server: FaultServer, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """From a random request on all are refused, for longer than a run; then the same call ends."""
+    draw = random.Random(f"{_SEED} expired")  # noqa: S311 - repeatable, not a secret
+    names: list[tuple[str, Fault]] = [(name, EXPIRED_TOKEN) for name in ["", *server.objects]]
+
+    def expire() -> None:
+        for name, fault in names:
+            server.fail(name, fault)
+
+    num_requests = draw.randrange(len(photographs(server)))
+    server.on_request = after(num_requests, expire)
+    for _ in range(2):
+        with pytest.raises(RequestRefused, match="credentials are not, or no longer, valid"):
+            convert_season(bucket_pipeline(server.url), SerialRunner(), str(tmp_path / "out"))
+    for name, _ in names:
+        server.heal(name)
+    assert run_until_done(server.url, tmp_path / "out") == [], (_SEED, num_requests)
+    assert files_below(tmp_path / "out") == expected, (_SEED, num_requests)
+
+
+@pytest.mark.parametrize("place", range(2), ids=lambda place: f"seed{_SEED}-{place}")
+def test_a_store_that_is_away_comes_back(
+    objects: dict[str, bytes], expected: dict[str, bytes], tmp_path: Path, place: int
+) -> None:
+    """Refused connections for seconds, from a random request on: runs fail, then one finishes."""
+    draw = random.Random(f"{_SEED} away {place}")  # noqa: S311 - repeatable, not a secret
+    running, leave = ExitStack(), threading.Event()
+    server = running.enter_context(fault_server(objects))
+
+    def hold_until_stopped() -> None:
+        leave.set()
+        server.wait_for_the_end(30)
+
+    def stop_when_told() -> None:
+        leave.wait(30)
+        running.close()
+
+    server.on_request = after(draw.randrange(len(photographs(server))), hold_until_stopped)
+    stopping = threading.Thread(target=stop_when_told)
+    stopping.start()
+    try:
+        for _ in range(2):
+            with pytest.raises((OSError, Incomplete)):
+                convert_season(bucket_pipeline(server.url), SerialRunner(), str(tmp_path / "out"))
+            time.sleep(draw.uniform(0, 2))
+    finally:
+        leave.set()
+        stopping.join()
+    with fault_server(objects, urlsplit(server.url).port or 0):
+        assert run_until_done(server.url, tmp_path / "out") == []
+    assert files_below(tmp_path / "out") == expected

@@ -66,6 +66,14 @@ class Driver:
         """Until it has taken the output's lease, or has ended; fails if it hangs."""
         self._wait(0.005, (self.output / "lease.json").exists)
 
+    def wait_for_commits(self, num_commits: int) -> None:
+        """Until so many shards are finished, or it has ended; fails if it hangs."""
+        self._wait(0.005, lambda: self.num_commits() >= num_commits)
+
+    def num_commits(self) -> int:
+        """Shards that are finished."""
+        return len(list(self.output.glob("index/*-*.parquet")))
+
     def wait(self, while_waiting: Callable[[], object] = lambda: None) -> int:
         """Its exit code; fails with its stacks if it hangs.
 

@@ -21,7 +21,7 @@ _STALE = re.compile(
     r"|SignatureDoesNotMatch|AuthenticationFailed"
 )
 _METADATA_SERVERS = re.compile(r"169\.254\.1[67]\d\.\d+|metadata\.google\.internal|Imds")
-_NEVER = re.compile(r"status code: 4(?!08|29)\d\d|Content-Length Header missing")
+_NEVER = re.compile(r"status code: 4(?!08|29)\d\d")
 _UNCONDITIONAL = re.compile(r"NotImplemented|status code: 501|not supported")
 _REDIRECT = "redirect without LOCATION"
 _MAX_LENGTH = 400

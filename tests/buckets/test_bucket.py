@@ -64,7 +64,15 @@ def store_of(server: FaultServer, **options: Any) -> Store:
 
 @pytest.mark.parametrize(
     "fault",
-    [SLOW_DOWN, INTERNAL_ERROR, Reset(), Reset(after=100), EarlyClose(after=100), Stall(after=100)],
+    [
+        SLOW_DOWN,
+        INTERNAL_ERROR,
+        Reset(),
+        Reset(after=100),
+        EarlyClose(after=100),
+        EarlyClose(after=100, has_length=False),
+        Stall(after=100),
+    ],
     ids=repr,
 )
 def test_a_fault_that_passes_is_not_seen(server: FaultServer, fault: Fault) -> None:

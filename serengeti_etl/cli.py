@@ -72,18 +72,14 @@ def _leave(code: int) -> NoReturn:
 
 
 def _say_error(error: SerengetiError | OSError, *, debug: bool) -> int:
+    from serengeti_etl.retry import is_transient
+
     if debug:
         traceback.print_exception(error)
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     click.echo(f"serengeti-etl: {error}{notes}", err=True)
-    return INCOMPLETE if isinstance(error, Incomplete) or _may_pass(error) else REFUSED
-
-
-def _may_pass(error: SerengetiError | OSError) -> bool:
-    """True for a full disk or a store that is away, not for what is refused or never there."""
-    from serengeti_etl.retry import is_transient
-
-    return is_transient(error)
+    # A full disk or a store that is away may pass, not what is refused or never there.
+    return INCOMPLETE if isinstance(error, Incomplete) or is_transient(error) else REFUSED
 
 
 def _say_interrupted() -> int:

@@ -24,7 +24,10 @@ _FINAL_ERRORS = (
     IsADirectoryError,
     NotADirectoryError,
 )
-_SLOW_DOWN = re.compile(r"SlowDown|\b(429|503)\b|ServerBusy|TooManyRequests|rateLimitExceeded")
+# The status only where it is called one: a photograph may be named 503.jpg.
+_SLOW_DOWN = re.compile(
+    r"SlowDown|status code: (429|503)\b|ServerBusy|TooManyRequests|rateLimitExceeded"
+)
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")

@@ -361,9 +361,7 @@ class _Shard:
         if self.rejects:
             rejects = pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA)
             write_table(output, rejects_name(name), rejects)
-        else:
-            # An earlier try, killed before its commit, may have met a fault that has passed.
-            output.delete(rejects_name(name))
+        # Those of an earlier try that met a fault which has passed go with the leftovers.
         rows = pa.Table.from_pylist(self.index_rows, schema=INDEX_SCHEMA)
         write_table(output, index_part_name(name), rows, report=info)
 

@@ -148,6 +148,7 @@ def test_each_further_try_is_told(server: FaultServer) -> None:
     told: list[BaseException] = []
     assert store_of(server).read_checked("x", told.append) == DATA
     assert [retry.is_slow_down(error) for error in told] == [True, True, False]
+    assert not retry.is_slow_down(ConnectionError("GET http://h/b/503.jpg: connection reset"))
 
 
 def test_a_flipped_byte_is_found(server: FaultServer) -> None:
@@ -288,6 +289,8 @@ def test_profiles_are_read_as_the_command_line_does(
     opened = bucket_module.open_bucket(Place(kind="s3", name=BUCKET), store.options)
     assert isinstance(opened._client, S3Store)
     assert opened._client.config.get("region") == "af-south-1"
+    keys: Any = opened._client.credential_provider
+    assert (keys()["access_key_id"], keys()["secret_access_key"]) == ("AK", "S")
 
 
 def test_a_web_server_cannot_be_listed(server: FaultServer) -> None:

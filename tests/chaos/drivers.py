@@ -66,9 +66,19 @@ class Driver:
         """Until it has taken the output's lease, or has ended; fails if it hangs."""
         self._wait(0.005, (self.output / "lease.json").exists)
 
-    def wait_for_commits(self, num_commits: int) -> None:
-        """Until so many shards are finished, or it has ended; fails if it hangs."""
-        self._wait(0.005, lambda: self.num_commits() >= num_commits)
+    def wait_for_commits(self, num_commits: int, while_waiting: Callable[[], object]) -> None:
+        """Until so many shards are finished, or it has ended; fails if it hangs.
+
+        Args:
+            num_commits: how many.
+            while_waiting: called every now and then until then.
+        """
+
+        def is_enough() -> bool:
+            while_waiting()
+            return self.num_commits() >= num_commits
+
+        self._wait(0.005, is_enough)
 
     def num_commits(self) -> int:
         """Shards that are finished."""

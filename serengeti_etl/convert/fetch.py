@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serengeti_etl.convert.daemon_pool import DaemonPool
 from serengeti_etl.convert.member import Location, check_member, member_bytes
+from serengeti_etl.daemon_pool import DaemonPool
 from serengeti_etl.errors import ChecksumError, ImageError, SourceRefused
 from serengeti_etl.retry import OnRetry, is_slow_down
 from serengeti_etl.storage import Store

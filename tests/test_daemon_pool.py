@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serengeti_etl.convert.daemon_pool import DaemonPool
+from serengeti_etl.daemon_pool import DaemonPool
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_work_that_hangs_does_not_hold_up_the_end_of_python() -> None:
     """A script ends when it is done, though its pool waits for something that never comes."""
     code = (
         "import threading\n"
-        "from serengeti_etl.convert.daemon_pool import DaemonPool\n"
+        "from serengeti_etl.daemon_pool import DaemonPool\n"
         "DaemonPool(1, 'x').submit(threading.Event().wait)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)

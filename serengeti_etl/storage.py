@@ -219,6 +219,32 @@ class Store:
         return files, f"{root}/{below}" if below else root
 
 
+class AppendedFile(io.RawIOBase):
+    """A file to write to from start to end, for libraries that want one.
+
+    Args:
+        append: takes each part; from ``Store.create``.
+    """
+
+    def __init__(self, append: Callable[[bytes], object]) -> None:
+        self._append, self._position = append, 0
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._position
+
+    def write(self, content: Any) -> int:
+        """Append ``content``; its size in bytes."""
+        part = bytes(content)
+        self._append(part)
+        self._position += len(part)
+        return len(part)
+
+
 class _Parts(io.RawIOBase):
     """An object of a store as a file: each read is a request."""
 

@@ -4,7 +4,11 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import pyarrow as pa
+
+from serengeti_etl.ahead import in_order
 from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.leftovers import remove_leftovers
@@ -32,7 +36,6 @@ from serengeti_etl.dataset.index import (
     compact_index,
     parse_table,
     read_report,
-    read_table,
     rejects_name,
 )
 from serengeti_etl.dataset.ledger import Ledger
@@ -311,12 +314,23 @@ def count_ledger(store: Store, num_images: int, infos: Iterable[ShardInfo]) -> L
     """The ledger as the files on storage have it.
 
     Raises:
-        DatasetError: a file of rejects that a shard's report names is not there.
+        DatasetError: a file of rejects is damaged, or one that a shard's report names not there.
     """
     infos = tuple(infos)
     names = ["plan", *(info.name for info in infos if info.num_rejected)]
     try:
-        rejects = [read_table(store, rejects_name(name)) for name in names]
+        rejects = list(in_order(partial(_read_rejects, store), names))
     except FileNotFoundError as error:
         raise DatasetError(f"rejects are missing: {error}; run `serengeti-etl verify`") from error
     return Ledger.count(num_images, sum(info.num_samples for info in infos), rejects)
+
+
+def _read_rejects(store: Store, shard: str) -> pa.Table:
+    name = rejects_name(shard)
+    content = store.read(name)
+    try:
+        return parse_table(content)
+    except UNREADABLE as error:
+        raise DatasetError(
+            f"{name} at {store.url} is damaged ({str(error).strip()}): run `serengeti-etl repair`"
+        ) from error

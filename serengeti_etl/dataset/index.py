@@ -5,7 +5,7 @@
     dataset.json                 written last; the one file that a trainer opens
     train/train-000000.tar …     plain ustar; <image_id>.jpg + <image_id>.json
     index/train-000000.parquet   one part per shard: its rows and, in the metadata, its report
-    index.parquet                all parts, one row group per shard, in shard order
+    index.parquet                all parts in shard order
     rejects/train-000000.parquet the images of that shard's plan that could not be used
     rejects/plan.parquet         the images that were excluded before any shard
     plan/plan.parquet            one row group per shard; plan/plan.json the settings
@@ -17,17 +17,18 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from serengeti_etl.ahead import in_order
 from serengeti_etl.errors import DatasetError
-from serengeti_etl.storage import Store, json_bytes
+from serengeti_etl.storage import AppendedFile, Store, json_bytes
 
 FORMAT = "serengeti-etl/1"
 DATASET_FILE = "dataset.json"
@@ -37,6 +38,11 @@ ANNOTATIONS_FILE = "annotations.parquet"
 PLAN_FILE = "plan/plan.parquet"
 PLAN_SETTINGS_FILE = "plan/plan.json"
 REPORT_KEY = b"serengeti_etl.report"
+
+ROWS_PER_GROUP = 131_072
+"""Of index.parquet: with a group for each shard, 7 million rows read seven times slower."""
+
+_WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)
 """What reading a damaged Parquet file may raise."""
@@ -301,7 +307,7 @@ def write_table(
         text = json.dumps(dataclasses.asdict(report), sort_keys=True).encode()
         table = table.replace_schema_metadata({REPORT_KEY: text})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, **_WRITING)
     store.write(name, memoryview(sink.getvalue()))
 
 
@@ -314,7 +320,7 @@ def parse_table(content: bytes, columns: Sequence[str] | None = None) -> pa.Tabl
     """The table that a Parquet file holds; raises one of ``UNREADABLE`` if it is damaged."""
     # Not pq.read_table: its scanner's threads outlive the call, and where they still run at the
     # interpreter's end the process aborts (apache/arrow#34314, #39162).
-    file = pq.ParquetFile(pa.BufferReader(content))
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     return file.read(columns=columns, use_threads=False)
 
 
@@ -353,10 +359,29 @@ def canonical_bytes(table: pa.Table) -> memoryview:
 
 
 def compact_index(store: Store, shards: Sequence[ShardInfo]) -> None:
-    """Write index.parquet: the parts of ``shards`` in order, one row group each."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
-        for shard in shards:
-            part = read_table(store, index_part_name(shard.name))
-            writer.write_table(part.replace_schema_metadata(None).cast(INDEX_SCHEMA))
-    store.write(INDEX_FILE, memoryview(sink.getvalue()))
+    """Write index.parquet: the rows of ``shards`` in order, in few large row groups."""
+    parts = in_order(partial(_read_part, store), shards)
+    with (
+        store.create(INDEX_FILE) as append,
+        AppendedFile(append) as file,
+        pq.ParquetWriter(file, INDEX_SCHEMA, **_WRITING) as writer,
+    ):
+        for rows in _grouped(parts):
+            writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
+
+
+def _read_part(store: Store, shard: ShardInfo) -> pa.Table:
+    part = read_table(store, index_part_name(shard.name))
+    return part.replace_schema_metadata(None).cast(INDEX_SCHEMA)
+
+
+def _grouped(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ``ROWS_PER_GROUP`` rows; only the last has fewer."""
+    waiting = INDEX_SCHEMA.empty_table()
+    for part in parts:
+        waiting = pa.concat_tables([waiting, part])
+        while waiting.num_rows >= ROWS_PER_GROUP:
+            yield waiting.slice(0, ROWS_PER_GROUP)
+            waiting = waiting.slice(ROWS_PER_GROUP)
+    if waiting.num_rows:
+        yield waiting

@@ -414,20 +414,32 @@ def _check_file(store: Store, name: str, sums: Mapping[str, str]) -> Iterator[st
 
 
 def _check_index(dataset: Dataset, digests: Mapping[str, str]) -> Iterator[str]:
-    """Row groups of the compacted index that are not the rows of their shard's part."""
+    """Shards whose rows in the compacted index are not those of their part."""
     shards = dataset.info.shards
     with dataset.store.open_input(INDEX_FILE, PIECE_NUM_BYTES) as source:
         file = pq.ParquetFile(source)
         if not file.schema_arrow.equals(INDEX_SCHEMA):
             yield f"{INDEX_FILE} does not have the columns of this format"
-        elif file.num_row_groups != len(shards):
-            yield f"{INDEX_FILE} has {file.num_row_groups} row groups, not one per shard"
+        elif file.metadata.num_rows != sum(shard.num_samples for shard in shards):
+            yield f"{INDEX_FILE} has {file.metadata.num_rows} rows, the shards have another number"
         else:
-            for at, shard in enumerate(shards):
-                rows = file.read_row_group(at, use_threads=False)
+            for shard, rows in zip(shards, _rows_of_each(file, shards), strict=True):
                 digest = hashlib.sha256(canonical_bytes(rows)).hexdigest()
-                if rows.num_rows != shard.num_samples or digest != digests.get(shard.name, digest):
+                if digest != digests.get(shard.name, digest):
                     yield f"{INDEX_FILE} disagrees with {index_part_name(shard.name)}"
+
+
+def _rows_of_each(file: pq.ParquetFile, shards: Iterable[ShardInfo]) -> Iterator[pa.Table]:
+    """The rows of each shard in turn, with one row group in memory at a time."""
+    groups = (
+        file.read_row_group(at, use_threads=False) for at in range(file.metadata.num_row_groups)
+    )
+    waiting = file.schema_arrow.empty_table()
+    for shard in shards:
+        while waiting.num_rows < shard.num_samples:
+            waiting = pa.concat_tables([waiting, next(groups)])
+        yield waiting.slice(0, shard.num_samples)
+        waiting = waiting.slice(shard.num_samples)
 
 
 def _check_plan_settings(dataset: Dataset) -> Iterator[str]:

@@ -41,7 +41,7 @@ HOMES = {
     "frictionless": {"catalog/camtrap_dp/schema.py"},
     "pyvips": {"convert/resize.py"},
     "webdataset": {"load/webdataset.py"},
-    "torchvision": {"train/model.py"},
+    "torchvision": {"load/nvjpeg.py", "train/model.py"},
     "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py"},
     "PIL": {
         "sample.py",

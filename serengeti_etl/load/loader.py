@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from serengeti_etl.config import MIB
 from serengeti_etl.dataset.index import Dataset, open_dataset
 from serengeti_etl.errors import ConfigError, require
-from serengeti_etl.load.decode import WHOLE, View, training_views
+from serengeti_etl.load.augment import Augment, Views, draw_views, whole_views
 from serengeti_etl.load.order import Cursor, Int32, Int64, Part, epoch_order
 from serengeti_etl.load.reader import SampleReader
 from serengeti_etl.load.shards import open_shards
@@ -276,10 +276,10 @@ class ShardLoader:
             tasks.append(pool.submit(reader.fill, rows[part], views[part], pixels_BHWC[part]))
         return _Work(batch=batch, shards=shards, tasks=tuple(tasks))
 
-    def _views(self, positions: Int64) -> list[View]:
+    def _views(self, positions: Int64) -> Views:
         if not self.settings.augment:
-            return [WHOLE] * len(positions)
-        return training_views((self._cursor.seed, self._cursor.epoch), positions)
+            return whole_views(len(positions))
+        return draw_views(Augment(), (self._cursor.seed, self._cursor.epoch), positions)
 
     def _empty_batch(self, rows: Int32) -> tuple[Batch, NDArray[np.uint8]]:
         """A batch without pixels yet, and the memory that they are written to."""

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from serengeti_etl.dataset.index import ShardInfo
 from serengeti_etl.errors import ShardError
-from serengeti_etl.load.decode import View, decode_into
+from serengeti_etl.load.augment import View, Views
+from serengeti_etl.load.decode import decode_into
 from serengeti_etl.load.shards import ShardFiles
 from serengeti_etl.load.table import SampleTable
 
@@ -29,14 +30,12 @@ class SampleReader:
         self.files = files
         self._samples, self._shards, self._url = samples, shards, url
 
-    def fill(
-        self, rows: NDArray[np.int32], views: Sequence[View], pixels_BHWC: NDArray[np.uint8]
-    ) -> None:
+    def fill(self, rows: NDArray[np.int32], views: Views, pixels_BHWC: NDArray[np.uint8]) -> None:
         """Decode some samples into memory of the caller.
 
         Args:
             rows: rows of the split's index.
-            views: crop and flip of each.
+            views: of each.
             pixels_BHWC: (len(rows), height, width, 3) uint8, RGB, written in place.
 
         Raises:

@@ -1,4 +1,4 @@
-"""torchvision's ResNets with one sigmoid per category. The only home of torchvision."""
+"""torchvision's ResNets with one sigmoid per category."""
 
 import sys
 from collections.abc import Iterable, Mapping

@@ -1,75 +1,186 @@
-"""Pixels at the size needed."""
+"""Pixels at the size needed, or as they are on a canvas."""
 
-import io
+import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 
-from serengeti_etl.load.decode import (
-    MIN_CROP_AREA,
-    View,
-    decode_image,
-    decode_into,
-    training_views,
-    uniform_bits,
-)
+from serengeti_etl.load.augment import WHOLE, Augment, View, draw_views
+from serengeti_etl.load.decode import decode_image, decode_into, decode_onto
+from tests.pictures import decibels, jpeg_of, picture, pillow, pillow_view
 
-
-def photograph(height: int = 96, width: int = 128) -> bytes:
-    """A smooth JPEG: red grows to the right, green downwards."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    pixels = np.stack([columns * 255 // width, rows * 255 // height, rows * 0 + 128], axis=-1)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+JPEG = jpeg_of(picture())
 
 
-@pytest.mark.parametrize("size", [(96, 128), (48, 64), (40, 56), (24, 32), (120, 160)])
+def decoded(view: View, size: tuple[int, int], jpeg: bytes = JPEG) -> np.ndarray:
+    out_HWC = np.full((*size, 3), 77, dtype=np.uint8)
+    decode_into(jpeg, view, out_HWC)
+    return out_HWC
+
+
+@pytest.mark.parametrize("size", [(96, 128), (72, 96), (51, 128), (120, 160)])
 def test_whole_photographs_equal_pillows_resize(size: tuple[int, int]) -> None:
-    """Any size, also through a scaled decode, stays close to Pillow's antialiased resize."""
-    jpeg = photograph()
-    expected = Image.open(io.BytesIO(jpeg)).resize(size[::-1], Image.Resampling.BILINEAR)
-    difference = np.abs(decode_image(jpeg, size).astype(int) - np.asarray(expected))
-    assert difference.mean() < 1.5
-    assert decode_image(jpeg).shape == (96, 128, 3)
+    """Stretched, reduced or enlarged from the full decode, they are Pillow's antialiased resize."""
+    expected = pillow_view(pillow(JPEG), (0, 0, 96, 128), size)
+    assert decibels(decode_image(JPEG, size), expected) > 50
+    assert decode_image(JPEG).shape == (96, 128, 3)
 
 
-def test_a_crop_shows_the_part_it_names() -> None:
-    """The lower right half of the photograph, mirrored, has its bright end at the left."""
-    out_HWC = np.empty((24, 32, 3), dtype=np.uint8)
-    decode_into(photograph(), View(top=0.5, left=0.5, side=0.5, flip=True), out_HWC)
-    assert abs(int(out_HWC[12, 0, 0]) - 253) < 8
-    assert abs(int(out_HWC[12, 31, 0]) - 128) < 8
-    assert abs(int(out_HWC[0, 16, 1]) - 128) < 8
-    assert abs(int(out_HWC[23, 16, 1]) - 253) < 8
+@pytest.mark.parametrize("size", [(48, 64), (40, 56), (24, 32), (12, 16)])
+def test_small_pictures_come_from_a_scaled_decode(size: tuple[int, int]) -> None:
+    """A decode at 1/2, 1/4 or 1/8 still looks as the full decode reduced."""
+    expected = pillow_view(pillow(JPEG), (0, 0, 96, 128), size)
+    assert decibels(decode_image(JPEG, size), expected) > 30
 
 
-def test_broken_bytes_raise() -> None:
-    """A truncated JPEG is an error, never a half-grey image."""
-    jpeg = photograph()
-    for broken in (b"", jpeg[:200], jpeg[: len(jpeg) // 2]):
+@given(place=st.integers(0, 10**6), size=st.sampled_from([(72, 96), (96, 128), (130, 170)]))
+@settings(max_examples=60)
+def test_views_are_pillows_crop_resized_and_mirrored(place: int, size: tuple[int, int]) -> None:
+    """Every drawn view equals crop, antialiased resize and mirror by Pillow."""
+    view = draw_views(Augment(), (0, 0), np.array([place])).of(0)
+    expected = pillow_view(pillow(JPEG), view.box(96, 128), size)
+    assert decibels(decoded(view, size), expected[:, ::-1] if view.flip else expected) > 50
+
+
+@pytest.mark.parametrize("view", [WHOLE, View(side=0.5, top=0.2, flip=True)])
+def test_memory_in_pieces_is_written_to_as_well(view: View) -> None:
+    """A part of a larger picture can be the target, and what lies around it stays."""
+    size = (96, 128) if view == WHOLE else (60, 80)
+    around_HWC = np.full((130, 170, 3), 9, dtype=np.uint8)
+    decode_into(JPEG, view, around_HWC[5 : 5 + size[0], 7 : 7 + size[1]])
+    assert (around_HWC[5 : 5 + size[0], 7 : 7 + size[1]] == decoded(view, size)).all()
+    around_HWC[5 : 5 + size[0], 7 : 7 + size[1]] = 9
+    assert (around_HWC == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("at", "enhance"),
+    [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast), (2, ImageEnhance.Color)],
+)
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.5])
+def test_jitter_is_pillows(at: int, enhance: type[ImageEnhance._Enhance], factor: float) -> None:
+    """Each factor does what Pillow's, and so torchvision's, enhancement of that name does."""
+    factors = tuple(factor if place == at else 1.0 for place in range(3))
+    view = View(jitter=(factors[0], factors[1], factors[2]))
+    expected = np.asarray(enhance(Image.fromarray(decode_image(JPEG))).enhance(factor))
+    assert decibels(decoded(view, (96, 128)), expected) > 48
+
+
+def test_jitters_come_in_torchvisions_order() -> None:
+    """Brightness first, cut at white, then contrast, then saturation."""
+    expected = Image.fromarray(decode_image(JPEG))
+    expected = ImageEnhance.Brightness(expected).enhance(1.6)
+    expected = ImageEnhance.Contrast(expected).enhance(0.5)
+    expected = ImageEnhance.Color(expected).enhance(1.7)
+    shown = decoded(View(jitter=(1.6, 0.5, 1.7)), (96, 128))
+    assert decibels(shown, np.asarray(expected)) > 45
+
+
+@pytest.mark.parametrize("size", [(96, 128), (50, 128), (96, 100), (31, 17)])
+def test_a_canvas_holds_the_full_decode_and_zeros(size: tuple[int, int]) -> None:
+    """The photograph lies in the top left corner, bit by bit, and old contents are gone."""
+    jpeg = jpeg_of(picture(*size))
+    canvas_HWC = np.full((96, 128, 3), 201, dtype=np.uint8)
+    assert decode_onto(jpeg, canvas_HWC) == size
+    assert (canvas_HWC[: size[0], : size[1]] == decode_image(jpeg)).all()
+    canvas_HWC[: size[0], : size[1]] = 0
+    assert not canvas_HWC.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [
+        ((192, 256), (96, 128)),
+        ((100, 128), (96, 123)),
+        ((96, 256), (48, 128)),
+        ((150, 90), (96, 58)),
+        ((1, 2000), (1, 128)),
+    ],
+)
+def test_a_photograph_larger_than_the_canvas_is_made_to_fit(
+    size: tuple[int, int], fitted: tuple[int, int]
+) -> None:
+    """It keeps its aspect, touches an edge of the canvas, and looks as Pillow would reduce it."""
+    jpeg = jpeg_of(picture(*size))
+    canvas_HWC = np.full((96, 128, 3), 201, dtype=np.uint8)
+    assert decode_onto(jpeg, canvas_HWC) == fitted
+    shown = canvas_HWC[: fitted[0], : fitted[1]].copy()
+    assert decibels(shown, pillow_view(pillow(jpeg), (0, 0, *size), fitted)) > 30
+    canvas_HWC[: fitted[0], : fitted[1]] = 0
+    assert not canvas_HWC.any()
+
+
+@pytest.mark.parametrize("cut", [0, 2, 200, 0.5, 0.9, -2])
+def test_broken_bytes_raise(cut: float) -> None:
+    """A JPEG cut anywhere is a ValueError on every road, never a half-grey image."""
+    jpeg = JPEG[: int(cut * len(JPEG)) if isinstance(cut, float) else cut]
+    canvas_HWC = np.zeros((96, 128, 3), dtype=np.uint8)
+    for size in (None, (24, 32), (96, 128), (120, 160)):
         with pytest.raises(ValueError, match=r"\w+"):
-            decode_image(broken, (24, 32))
+            decode_image(jpeg, size)
+    for canvas in (canvas_HWC, canvas_HWC[:40, :50].copy(), np.zeros((99, 140, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"\w+"):
+            decode_onto(jpeg, canvas)
 
 
-def test_training_views_are_light_and_repeatable() -> None:
-    """Crops keep at least 65 % of the area inside the frame; flips are even; keys decide."""
-    places = np.arange(4000)
-    views = training_views((3, 1), places)
-    sides = np.array([view.side for view in views])
-    assert sides.min() >= MIN_CROP_AREA**0.5
-    assert sides.max() <= 1
-    assert all(0 <= v.top <= 1 - v.side and 0 <= v.left <= 1 - v.side for v in views)
-    assert 0.47 < np.mean([view.flip for view in views]) < 0.53
-    assert training_views((3, 1), places[100:110]) == views[100:110]
-    assert training_views((3, 2), places) != views
-    assert training_views((4, 1), places) != views
+@pytest.mark.parametrize("seed", range(8))
+def test_garbage_raises(seed: int) -> None:
+    """Random bytes, also behind the header of a JPEG, are a ValueError."""
+    noise = np.random.default_rng(seed).bytes(4000)
+    for jpeg in (noise, JPEG[:2] + noise, JPEG[:700] + noise[:100] + JPEG[800:]):
+        with pytest.raises(ValueError, match=r"\w+"):
+            decode_onto(jpeg, np.zeros((96, 128, 3), dtype=np.uint8))
 
 
-def test_hashed_numbers_are_uniform_and_independent() -> None:
-    """Columns and neighbouring places are uncorrelated, and the values fill [0, 1) evenly."""
-    draws = uniform_bits((0, 0), np.arange(20000), 3)
-    assert np.abs(np.histogram(draws, bins=10, range=(0, 1))[0] / draws.size - 0.1).max() < 0.01
-    assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.03
-    assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.03
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("L", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("CMYK", {})],
+)
+def test_other_kinds_of_jpeg_become_rgb(mode: str, options: dict[str, bool | int]) -> None:
+    """Greyscale, progressive, 4:4:4 and CMYK files look as Pillow shows them."""
+    jpeg = jpeg_of(picture(), mode, **options)
+    canvas_HWC = np.zeros((96, 128, 3), dtype=np.uint8)
+    assert decode_onto(jpeg, canvas_HWC) == (96, 128)
+    assert decibels(canvas_HWC, pillow(jpeg)) > 45
+
+
+def test_damaged_files_of_the_collection_raise(shared_data: Path) -> None:
+    """Every odd file that must be rejected as cut or corrupt raises; none comes out half grey."""
+    folder, canvas_HWC = shared_data / "odd", np.zeros((384, 512, 3), dtype=np.uint8)
+    with (folder / "expected.csv").open(newline="") as file:
+        names = [
+            row["file"]
+            for row in csv.DictReader(file)
+            if row["file"].startswith(("truncated/", "damaged/", "not_an_image/"))
+            and row["expected"].startswith("rejected")
+        ]
+    assert len(names) > 30
+    for name in names:
+        with pytest.raises(ValueError, match=r"\w+"):
+            decode_onto((folder / name).read_bytes(), canvas_HWC)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grey_serengeti_256.jpg",
+        "progressive_serengeti.jpg",
+        "cmyk_adobe_serengeti_256.jpg",
+        "ycck_serengeti_256.jpg",
+        "restart_markers.jpg",
+        "rgb_coded.jpg",
+    ],
+)
+def test_odd_colours_of_the_collection_look_as_pillow_shows_them(
+    shared_data: Path, name: str
+) -> None:
+    """Real photographs coded in unusual ways."""
+    jpeg = (shared_data / "odd" / "colour" / name).read_bytes()
+    expected = pillow(jpeg)
+    canvas_HWC = np.zeros((*expected.shape[:2], 3), dtype=np.uint8)
+    assert decode_onto(jpeg, canvas_HWC) == expected.shape[:2]
+    assert decibels(canvas_HWC, expected) > 40

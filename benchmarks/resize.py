@@ -33,7 +33,7 @@ from benchmarks.peer_input import whole_jpegs
 from benchmarks.similarity import luma, similarity
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.resize import encoder_version, resize_jpeg, resize_to_each
-from serengeti_etl.convert.stages import Stages
+from serengeti_etl.stages import Stages
 from serengeti_etl.sample import SampleSettings, draw_season
 
 SIZES = ("512", "512x384", "short256")

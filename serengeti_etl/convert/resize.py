@@ -28,7 +28,7 @@ from serengeti_etl.convert.plain_jpeg import (
     encode_jpeg,
     plain_jpeg,
 )
-from serengeti_etl.convert.stages import Stages
+from serengeti_etl.stages import Stages
 from serengeti_etl.errors import ImageError
 
 REASONS = (

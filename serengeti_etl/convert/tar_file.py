@@ -7,7 +7,7 @@ import hashlib
 import tarfile
 from collections.abc import Callable
 
-from serengeti_etl.convert.stages import Stages
+from serengeti_etl.stages import Stages
 
 _END = bytes(2 * tarfile.BLOCKSIZE)
 

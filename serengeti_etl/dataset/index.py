@@ -42,6 +42,10 @@ REPORT_KEY = b"serengeti_etl.report"
 ROWS_PER_GROUP = 131_072
 """Of index.parquet: with a group for each shard, 7 million rows read seven times slower."""
 
+_FOOTER_NUM_BYTES = 256 * 1024
+_COLUMN_NUM_BYTES = 64 * 1024
+"""Read ahead of one column: the next one lies elsewhere."""
+
 _WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)
@@ -279,6 +283,33 @@ class Dataset:
         wanted = list(columns) if columns is not None else INDEX_SCHEMA.names
         table = read_table(self.store, INDEX_FILE)
         return (table if condition is None else table.filter(condition)).select(wanted)
+
+    def index_tables(self, split: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Rows of the index in shard order, some at a time and read ahead, of all splits.
+
+        Args:
+            split: whose rows are wanted; those of others may come too.
+            columns: names of columns to read.
+
+        Raises:
+            DatasetError: the index is damaged or missing.
+        """
+        self.shards(split)  # names the splits there are
+        try:
+            with self.store.open_input(INDEX_FILE, _FOOTER_NUM_BYTES) as file:
+                metadata = pq.ParquetFile(file).metadata
+            read = partial(self._index_group, metadata, list(columns))
+            yield from in_order(read, range(metadata.num_row_groups))
+        except UNREADABLE as error:
+            raise DatasetError(
+                f"{INDEX_FILE} at {self.store.url} cannot be read ({str(error).strip()}); run "
+                f"`serengeti-etl verify {self.store.url}`"
+            ) from error
+
+    def _index_group(self, metadata: pq.FileMetaData, columns: list[str], at: int) -> pa.Table:
+        with self.store.open_input(INDEX_FILE, _COLUMN_NUM_BYTES) as source:
+            file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
+            return file.read_row_group(at, columns=columns, use_threads=False)
 
     @cached_property
     def class_index(self) -> dict[str, int]:

@@ -1,123 +1,213 @@
 """What the loader keeps in memory of a split's index: a few flat arrays, no object per sample."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from serengeti_etl.dataset.index import Dataset
-from serengeti_etl.errors import DatasetError
+from serengeti_etl.load.selection import Selection
+from serengeti_etl.load.shard_source import Shard
 
 Int16 = NDArray[np.int16]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+UInt32 = NDArray[np.uint32]
 Float32 = NDArray[np.float32]
-
-_COLUMNS = ("image_id", "seq_id", "labels", "shard", "offset", "num_bytes")
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleTable:
-    """The samples of one split in the order of the dataset.
+class ImageTable:
+    """The images that were selected of one split, in the order of the dataset.
 
     Attributes:
-        image_ids: Arrow strings, one per sample.
-        seq_ids: Arrow strings, one per sample.
-        shard_sizes_S: samples of each shard.
-        shards_N: number of each sample's shard.
-        offsets_N: place of each JPEG in its tar, in bytes.
+        shards: of the split, in the order of the dataset; those of several datasets one after the
+            other.
+        shard_sizes_S: selected images of each shard.
+        datasets_S: number of each shard's dataset.
+        blocks_N: place of each JPEG in its tar, in blocks of 512 bytes.
         num_bytes_N: size of each JPEG in bytes.
-        codes_K: positions in ``classes`` of all labels of all samples, one after the other;
+        sequences_N: number of each image's sequence, rising.
+        codes_K: positions in ``classes`` of all labels of all images, one after the other;
             categories that are no class are left out.
-        code_starts_N1: where each sample's codes start in ``codes_K``, and the end.
-        num_classes: length of ``classes``.
+        code_starts_N1: where each image's codes start in ``codes_K``, and the end.
+        classes: categories in the order of a model's outputs.
+        canvas: height and width in px that every one of them fits into.
     """
 
-    image_ids: pa.Array
-    seq_ids: pa.Array
+    shards: tuple[Shard, ...]
     shard_sizes_S: Int64
-    shards_N: Int32
-    offsets_N: Int64
+    datasets_S: Int32
+    blocks_N: UInt32
     num_bytes_N: Int32
+    sequences_N: Int32
     codes_K: Int16
     code_starts_N1: Int64
-    num_classes: int
+    classes: tuple[str, ...]
+    canvas: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self.shards_N)
+        return len(self.blocks_N)
 
-    def targets(self, rows_B: NDArray[Any]) -> Float32:
-        """Multi-hot targets of the rows, (B, num_classes)."""
-        targets_BC = np.zeros((len(rows_B), self.num_classes), dtype=np.float32)
-        for place, row in enumerate(rows_B):
-            targets_BC[
-                place, self.codes_K[self.code_starts_N1[row] : self.code_starts_N1[row + 1]]
-            ] = 1
-        return targets_BC
+    def shards_of(self, images_B: Int64) -> Int64:
+        """Number of the shard of each image, (B,)."""
+        ends_S = np.cumsum(self.shard_sizes_S)
+        return np.searchsorted(ends_S, images_B, side="right").astype(np.int64)
+
+    def codes_of(self, image: int) -> Int16:
+        """Positions in ``classes`` of the labels of one image."""
+        return self.codes_K[self.code_starts_N1[image] : self.code_starts_N1[image + 1]]
 
     def class_counts(self) -> Int64:
-        """Samples that show each class, (num_classes,)."""
-        return np.bincount(self.codes_K, minlength=self.num_classes).astype(np.int64)
+        """Images that show each class, (num_classes,)."""
+        return np.bincount(self.codes_K, minlength=len(self.classes)).astype(np.int64)
 
     def sequence_counts(self) -> tuple[Int64, int]:
         """Sequences that show each class in any frame, (num_classes,), and sequences in all."""
-        encoded = self.seq_ids.dictionary_encode()
-        sequences_N = encoded.indices.to_numpy().astype(np.int64)
-        sequences_K = np.repeat(sequences_N, np.diff(self.code_starts_N1))
-        pairs = np.unique(sequences_K * self.num_classes + self.codes_K)
-        counts = np.bincount(pairs % self.num_classes, minlength=self.num_classes)
-        return counts.astype(np.int64), len(encoded.dictionary)
+        numbers_N = np.unique(self.sequences_N, return_inverse=True)[1]
+        per_sequence_K = np.repeat(numbers_N, np.diff(self.code_starts_N1))
+        num_classes = len(self.classes)
+        pairs = np.unique(per_sequence_K * num_classes + self.codes_K)
+        counts_C = np.bincount(pairs % num_classes, minlength=num_classes)
+        return counts_C.astype(np.int64), int(numbers_N.max(initial=-1)) + 1
 
 
-def read_samples(dataset: Dataset, split: str) -> SampleTable:
-    """The samples of ``split``.
+class SampleTable:
+    """The samples of one split: images, or sequences of them.
 
-    Raises:
-        DatasetError: there is no such split, or the index disagrees with dataset.json.
+    Args:
+        images: that were selected.
+        selection: what a sample is, and how often each comes.
     """
-    shards = dataset.shards(split)
-    sizes_S = np.array([shard.num_samples for shard in shards], dtype=np.int64)
-    rows = dataset.index(split, columns=_COLUMNS).combine_chunks()
-    shards_N = np.repeat(np.arange(len(shards), dtype=np.int32), sizes_S)
-    _check_shards(dataset, rows, [shard.name for shard in shards], shards_N)
-    codes_K, code_starts_N1 = _codes(_array(rows, "labels"), dataset.classes)
-    return SampleTable(
-        image_ids=_array(rows, "image_id"),
-        seq_ids=_array(rows, "seq_id"),
-        shard_sizes_S=sizes_S,
-        shards_N=shards_N,
-        offsets_N=_array(rows, "offset").to_numpy(),
-        num_bytes_N=_array(rows, "num_bytes").to_numpy().astype(np.int32),
-        codes_K=codes_K,
-        code_starts_N1=code_starts_N1,
-        num_classes=len(dataset.classes),
-    )
 
+    def __init__(self, images: ImageTable, selection: Selection) -> None:
+        self.images, self.selection = images, selection
+        starts_N1 = np.flatnonzero(np.diff(images.sequences_N, prepend=-1, append=-1))
+        self._sequence_starts_Q1 = starts_N1.astype(np.int32)
+        is_images = selection.frames == "all"
+        self._starts_M1: Int32 | None = None if is_images else self._sequence_starts_Q1
 
-def _array(rows: pa.Table, name: str) -> pa.Array:
-    column = rows[name]
-    return column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
+    def __len__(self) -> int:
+        return len(self.images) if self._starts_M1 is None else len(self._starts_M1) - 1
 
+    @property
+    def num_frames(self) -> int:
+        """Images of a sample, at most."""
+        return self.selection.max_frames if self.selection.frames == "sequence" else 1
 
-def _check_shards(dataset: Dataset, rows: pa.Table, names: list[str], shards_N: Int32) -> None:
-    """Nothing, if the index lists the shards' samples in the order of dataset.json."""
-    codes = pc.index_in(_array(rows, "shard"), value_set=pa.array(names, type=pa.string()))
-    listed_N = codes.fill_null(-1).to_numpy()
-    if not np.array_equal(listed_N, shards_N):
-        raise DatasetError(
-            f"the index and dataset.json of {dataset.store.url} disagree on which samples are in "
-            f"which shard; run `serengeti-etl verify {dataset.store.url}`"
-        )
+    @property
+    def num_frames_left_out(self) -> int:
+        """Images that no batch shows, as their sequence has more than ``max_frames``."""
+        if self.selection.frames != "sequence":
+            return 0
+        return int(np.maximum(np.diff(self._sequence_starts_Q1) - self.num_frames, 0).sum())
 
+    @cached_property
+    def shard_sizes_S(self) -> Int64:
+        """Samples of each shard."""
+        if self._starts_M1 is None:
+            return self.images.shard_sizes_S
+        shards_M = self.images.shards_of(self._starts_M1[:-1].astype(np.int64))
+        return np.bincount(shards_M, minlength=len(self.images.shards)).astype(np.int64)
 
-def _codes(labels: pa.Array, classes: tuple[str, ...]) -> tuple[Int16, Int64]:
-    """Positions in ``classes`` of all labels, without those in no class, and where each starts."""
-    all_codes = pc.index_in(labels.flatten(), value_set=pa.array(classes, type=pa.string()))
-    codes_K = all_codes.fill_null(-1).to_numpy().astype(np.int16)
-    is_class_K1 = np.concatenate([[0], np.cumsum(codes_K >= 0)])
-    ends_N = np.cumsum(pc.list_value_length(labels).to_numpy(zero_copy_only=False))
-    starts_N1 = np.concatenate([[0], ends_N]).astype(np.int64)
-    return codes_K[codes_K >= 0], is_class_K1[starts_N1].astype(np.int64)
+    @property
+    def sequence_starts(self) -> Int64:
+        """First sample of each sequence, where images are samples."""
+        return self._sequence_starts_Q1[:-1].astype(np.int64)
+
+    def first_images(self, samples_B: Int64) -> Int64:
+        """The first image of each sample, (B,)."""
+        return samples_B if self._starts_M1 is None else self._starts_M1[samples_B].astype(np.int64)
+
+    def num_images(self, samples_B: Int64) -> Int64:
+        """Images of each sample, (B,)."""
+        if self._starts_M1 is None:
+            return np.ones(len(samples_B), dtype=np.int64)
+        return (self._starts_M1[samples_B + 1] - self._starts_M1[samples_B]).astype(np.int64)
+
+    def frames(self, samples_B: Int64, chosen_B: Int64) -> Int64:
+        """The images of each sample, (B, num_frames), -1 where it has no more.
+
+        Args:
+            samples_B: numbers of samples.
+            chosen_B: which of its images shows a sequence, where one does.
+        """
+        firsts_B, counts_B = self.first_images(samples_B), self.num_images(samples_B)
+        if self.selection.frames == "one":
+            return (firsts_B + chosen_B % counts_B)[:, None]
+        frames_F = np.arange(self.num_frames)
+        frames_BF = firsts_B[:, None] + frames_F
+        return np.where(frames_F < counts_B[:, None], frames_BF, -1)
+
+    def targets(self, images_BF: Int64) -> Float32:
+        """Multi-hot targets, (B, num_classes): 1 for what any frame of the sample shows.
+
+        Args:
+            images_BF: numbers of images, -1 for none.
+        """
+        images = self.images
+        targets_BC = np.zeros((len(images_BF), len(images.classes)), dtype=np.float32)
+        starts_BF = images.code_starts_N1[images_BF]
+        ends_BF = np.where(images_BF < 0, starts_BF, images.code_starts_N1[images_BF + 1])
+        for place, ranges in enumerate(zip(starts_BF.tolist(), ends_BF.tolist(), strict=True)):
+            for start, end in zip(*ranges, strict=True):
+                targets_BC[place, images.codes_K[start:end]] = 1
+        return targets_BC
+
+    def weights(self) -> Float64:
+        """How often each sample comes, (M,), 1 on average."""
+        weights_M = self._class_weights() * self._share_weights()
+        total = weights_M.sum()
+        if not total:
+            return np.ones(len(self))
+        return weights_M * (len(self) / total)
+
+    def category_weights(self) -> dict[str, float]:
+        """How often a sample of each category comes, against one of weight 1."""
+        weights = self.selection.weights
+        if weights == "balanced":
+            counts_C = np.maximum(self._class_sums(np.ones(len(self))), 1)
+            return dict(zip(self.images.classes, (1 / counts_C).tolist(), strict=True))
+        given = {} if weights is None else weights
+        return {name: float(given.get(name, 1.0)) for name in self.images.classes}
+
+    def expected_shares(self) -> dict[str, float]:
+        """Share of an epoch's samples that show each category."""
+        sums_C = self._class_sums(self.weights()) / max(1, len(self))
+        return dict(zip(self.images.classes, sums_C.tolist(), strict=True))
+
+    def _class_sums(self, values_M: Float64) -> Float64:
+        """Sum over the samples that show each class, (num_classes,)."""
+        samples_K, codes_K = self._labels()
+        pairs = np.unique(samples_K * len(self.images.classes) + codes_K)
+        num_classes = len(self.images.classes)
+        values = values_M[pairs // num_classes]
+        return np.bincount(pairs % num_classes, weights=values, minlength=num_classes)
+
+    def _labels(self) -> tuple[Int64, Int16]:
+        """Sample and class of every label of every image."""
+        images = self.images
+        starts_M1 = np.arange(len(self) + 1) if self._starts_M1 is None else self._starts_M1
+        per_sample_M = np.diff(images.code_starts_N1[starts_M1])
+        return np.repeat(np.arange(len(self)), per_sample_M), images.codes_K
+
+    def _class_weights(self) -> Float64:
+        if self.selection.weights is None:
+            return np.ones(len(self))
+        weights_C = np.array(list(self.category_weights().values()))
+        samples_K, codes_K = self._labels()
+        weights_M = np.zeros(len(self))
+        np.maximum.at(weights_M, samples_K, weights_C[codes_K])
+        # Whose categories are no class: as rare as nothing that is known.
+        weights_M[np.bincount(samples_K, minlength=len(self)) == 0] = weights_C.min(initial=1)
+        return weights_M
+
+    def _share_weights(self) -> Any:
+        shares = self.selection.shares
+        if shares is None:
+            return 1.0
+        datasets_M = np.repeat(self.images.datasets_S, self.shard_sizes_S)
+        counts_D = np.bincount(datasets_M, minlength=len(shares))
+        return (np.array(shares) / np.maximum(counts_D, 1))[datasets_M]

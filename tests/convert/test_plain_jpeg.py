@@ -13,7 +13,7 @@ from PIL import Image
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert import resize
 from serengeti_etl.convert.plain_jpeg import decode_scaled, encode_jpeg, plain_jpeg
-from serengeti_etl.convert.stages import Stages
+from serengeti_etl.stages import Stages
 
 
 def jpeg(mode: str = "RGB", size: tuple[int, int] = (320, 240), **options: object) -> bytes:

@@ -22,7 +22,8 @@ from serengeti_etl.errors import ConfigError, require
 from serengeti_etl.load.decode import WHOLE, View, training_views
 from serengeti_etl.load.order import Cursor, Int32, Int64, Part, epoch_order
 from serengeti_etl.load.reader import SampleReader
-from serengeti_etl.load.shards import open_shards
+from serengeti_etl.load.shard_source import CacheSettings, Shard
+from serengeti_etl.load.shards import open_source
 from serengeti_etl.load.table import SampleTable, read_samples
 
 NUM_PREFETCHED = 4
@@ -220,14 +221,15 @@ class ShardLoader:
         if self._reader is None:
             shards, settings = self.dataset.shards(self._cursor.split), self.settings
             store = self.dataset.store
-            files = open_shards(store, shards, settings.cache_folder, settings.cache_bytes)
+            cache = CacheSettings(folder=settings.cache_folder, limit_bytes=settings.cache_bytes)
+            files = open_source([Shard(store=store, info=info) for info in shards], cache)
             self._reader = SampleReader(self.samples, shards, store.url, files)
         return self._reader
 
     def _batches(self) -> Generator[Batch, None, None]:
         reader, start = self._open_reader(), self._cursor
         order = epoch_order(self.samples.shard_sizes_S, start)
-        reader.files.schedule(order.shards_S.tolist(), start.window)
+        reader.files.schedule(order.shards_S.tolist())
         pool = ThreadPoolExecutor(self._num_threads(), thread_name_prefix="serengeti-decode")
         pending: deque[_Work] = deque()
         try:

@@ -1,6 +1,5 @@
 """Samples out of tars: where each one lies is known, so nothing else of a tar is read."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from serengeti_etl.dataset.index import ShardInfo
 from serengeti_etl.errors import ShardError
 from serengeti_etl.load.decode import View, decode_into
-from serengeti_etl.load.shards import ShardFiles
+from serengeti_etl.load.shard_source import OpenShard, ShardSource
 from serengeti_etl.load.table import SampleTable
 
 
@@ -24,7 +23,7 @@ class SampleReader:
     """
 
     def __init__(
-        self, samples: SampleTable, shards: Sequence[ShardInfo], url: str, files: ShardFiles
+        self, samples: SampleTable, shards: Sequence[ShardInfo], url: str, files: ShardSource
     ) -> None:
         self.files = files
         self._samples, self._shards, self._url = samples, shards, url
@@ -42,26 +41,32 @@ class SampleReader:
         Raises:
             ShardError: a sample cannot be decoded, or a shard does not match its checksum.
         """
-        descriptors: dict[int, int] = {}
+        opened: dict[int, OpenShard] = {}
         try:
             for row, view, out_HWC in zip(rows.tolist(), views, pixels_BHWC, strict=True):
                 shard = int(self._samples.shards_N[row])
-                if shard not in descriptors:
-                    descriptors[shard] = self.files.open(shard)
-                self._decode(descriptors[shard], row, view, out_HWC)
+                if shard not in opened:
+                    opened[shard] = self.files.open(shard)
+                if not opened[shard].is_whole:
+                    name = self._shards[shard].name
+                    raise ShardError(
+                        f"shard {name} of {self._url} does not match its checksum; "
+                        f"run `serengeti-etl verify {self._url}`"
+                    )
+                self._decode(opened[shard], row, view, out_HWC)
         finally:
-            for descriptor in descriptors.values():
-                os.close(descriptor)
+            for source in opened.values():
+                source.close()
 
-    def _decode(self, descriptor: int, row: int, view: View, out_HWC: NDArray[np.uint8]) -> None:
+    def _decode(self, shard: OpenShard, row: int, view: View, out_HWC: NDArray[np.uint8]) -> None:
         offset, size = int(self._samples.offsets_N[row]), int(self._samples.num_bytes_N[row])
-        jpeg = os.pread(descriptor, size, offset)
+        jpeg = bytes(shard.read(offset, size))
         try:
             decode_into(jpeg, view, out_HWC)
         except ValueError as error:
-            shard = self._shards[self._samples.shards_N[row]].name
+            name = self._shards[self._samples.shards_N[row]].name
             raise ShardError(
-                f"image {self._samples.image_ids[row].as_py()!r} in shard {shard} of {self._url}, "
+                f"image {self._samples.image_ids[row].as_py()!r} in shard {name} of {self._url}, "
                 f"{len(jpeg)} of {size} bytes at offset {offset}, cannot be decoded ({error}); "
                 f"run `serengeti-etl verify {self._url}`"
             ) from error

@@ -33,8 +33,8 @@ from benchmarks.peer_input import whole_jpegs
 from benchmarks.similarity import luma, similarity
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.resize import encoder_version, resize_jpeg, resize_to_each
-from serengeti_etl.stages import Stages
 from serengeti_etl.sample import SampleSettings, draw_season
+from serengeti_etl.stages import Stages
 
 SIZES = ("512", "512x384", "short256")
 SEVERAL = (("512x384", "256x192"), ("512x384", "384x288", "256x192", "128x96"))

@@ -1,6 +1,7 @@
 """Threads for work that may hang, which never keep the process from ending."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -42,6 +43,12 @@ class DaemonPool:
         self._is_abandoned = True
         for _ in self._threads:
             self._waiting.put(None)
+
+    def join(self, seconds: float) -> None:
+        """Wait for what is under way after ``abandon``, for so many seconds in all."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         for call in iter(self._waiting.get, None):

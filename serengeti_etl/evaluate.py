@@ -11,7 +11,8 @@ from serengeti_etl.dataset.index import Dataset, write_table
 from serengeti_etl.errors import require
 from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.loader import ShardLoader
-from serengeti_etl.load.table import read_samples
+from serengeti_etl.load.read_table import read_images
+from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.metrics import (
@@ -111,7 +112,8 @@ def evaluate_run(
     dataset = Dataset(Store(url=dataset_url, options=settings.dataset_options))
     images = _predict_split(ModelFile.read(run), dataset, split, settings)
     sequences = aggregate_sequences(images, dataset.class_index.get(EMPTY))
-    means_C = class_means(*read_samples(dataset, "train").sequence_counts())
+    train = read_images([dataset], "train", EVERYTHING).images
+    means_C = class_means(*train.sequence_counts())
     evaluation = judge(images, sequences, dataset.classes, means_C, split)
     write_table(run, IMAGES_FILE, _table(images, dataset.classes, "image_id"))
     write_table(run, SEQUENCES_FILE, _table(sequences, dataset.classes, None))

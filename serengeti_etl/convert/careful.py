@@ -17,8 +17,8 @@ from typing import IO, Any, Self
 
 from serengeti_etl.config import MIB, ResizeSettings
 from serengeti_etl.convert.resize import ResizedImage, resize_to_each
-from serengeti_etl.stages import Stages
 from serengeti_etl.errors import ImageError
+from serengeti_etl.stages import Stages
 
 KILLED = "killed"
 """The reason of a photograph that kills what resizes it."""

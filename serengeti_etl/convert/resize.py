@@ -28,8 +28,8 @@ from serengeti_etl.convert.plain_jpeg import (
     encode_jpeg,
     plain_jpeg,
 )
-from serengeti_etl.stages import Stages
 from serengeti_etl.errors import ImageError
+from serengeti_etl.stages import Stages
 
 REASONS = (
     "empty_file",

@@ -23,7 +23,6 @@ from serengeti_etl.convert.careful import CarefulResizer
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
 from serengeti_etl.convert.member import Location
 from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_to_each
-from serengeti_etl.stages import Stages
 from serengeti_etl.convert.tar_file import TarFile
 from serengeti_etl.dataset.index import (
     INDEX_SCHEMA,
@@ -36,6 +35,7 @@ from serengeti_etl.dataset.index import (
     write_table,
 )
 from serengeti_etl.errors import ConfigError, ImageError, ShardError
+from serengeti_etl.stages import Stages
 from serengeti_etl.storage import Store
 
 LOCATIONS_FILE = "plan/locations.parquet"

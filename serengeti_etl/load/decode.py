@@ -14,11 +14,12 @@ from serengeti_etl.load.augment import WHOLE, View
 from serengeti_etl.load.jitter import jitter_in_place
 
 UInt8 = NDArray[np.uint8]
+Jpeg = bytes | memoryview
 
 _PLAIN = (1.0, 1.0, 1.0)
 
 
-def decode_into(jpeg: bytes, view: View, out_HWC: UInt8) -> None:
+def decode_into(jpeg: Jpeg, view: View, out_HWC: UInt8) -> None:
     """Fill ``out_HWC`` with the view of the photograph, stretched to its height and width.
 
     Args:
@@ -42,7 +43,7 @@ def decode_into(jpeg: bytes, view: View, out_HWC: UInt8) -> None:
     _as_tensor(out_HWC).copy_(images_1CHW.flip(-1) if view.flip else images_1CHW)
 
 
-def decode_onto(jpeg: bytes, canvas_HWC: UInt8) -> tuple[int, int]:
+def decode_onto(jpeg: Jpeg, canvas_HWC: UInt8) -> tuple[int, int]:
     """Height and width in px of the photograph, now in the top left corner of the canvas.
 
     The rest of the canvas becomes zero. A photograph that is larger than the canvas is reduced
@@ -71,7 +72,7 @@ def decode_onto(jpeg: bytes, canvas_HWC: UInt8) -> tuple[int, int]:
     return height, width
 
 
-def decode_image(jpeg: bytes, image_size: tuple[int, int] | None = None) -> UInt8:
+def decode_image(jpeg: Jpeg, image_size: tuple[int, int] | None = None) -> UInt8:
     """The whole photograph as (height, width, 3) uint8, RGB.
 
     Args:
@@ -88,18 +89,18 @@ def decode_image(jpeg: bytes, image_size: tuple[int, int] | None = None) -> UInt
     return out_HWC
 
 
-def _size_of(jpeg: bytes) -> tuple[int, int]:
+def _size_of(jpeg: Jpeg) -> tuple[int, int]:
     """Declared height and width in px; the header costs a thousandth of the decode."""
     height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
     return int(height), int(width)
 
 
-def _decode_exactly(jpeg: bytes, out_HWC: UInt8) -> None:
+def _decode_exactly(jpeg: Jpeg, out_HWC: UInt8) -> None:
     """Decode into memory of the photograph's own size, without a copy."""
     simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out_HWC)
 
 
-def _decode_at_least(jpeg: bytes, height: int, width: int) -> UInt8:
+def _decode_at_least(jpeg: Jpeg, height: int, width: int) -> UInt8:
     """Pixels at full size, or at 1/2, 1/4 or 1/8 when that is still at least height x width."""
     # Scales between 1/2 and 1 cost more than a full decode: min_factor=2 leaves them out.
     return np.asarray(

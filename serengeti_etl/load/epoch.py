@@ -43,8 +43,8 @@ class Epoch:
     def images(self, positions_B: Int64) -> Int64:
         """The images of the samples at these places, (B, num_frames), -1 for none."""
         samples_B = self._order.samples(positions_B)
-        if self._ends_M is not None:
-            samples_B = np.searchsorted(self._ends_M, samples_B, side="right").astype(np.int64)
+        if self._draw_ends is not None:
+            samples_B = np.searchsorted(self._draw_ends, samples_B, side="right").astype(np.int64)
         return self._table.frames(samples_B, self._chosen(positions_B))
 
     def _chosen(self, positions_B: Int64) -> Int64:
@@ -54,7 +54,7 @@ class Epoch:
         return (uniform_bits(key, positions_B, 1)[:, 0] * 2**32).astype(np.int64)
 
     @cached_property
-    def _ends_M(self) -> Int64 | None:
+    def _draw_ends(self) -> Int64 | None:
         """Of weighted samples, how many draws there are up to and with each; None of others.
 
         Systematic sampling: each sample comes as often as its weight says, rounded up or down, and
@@ -70,11 +70,11 @@ class Epoch:
 
     def _drawn(self, samples: Int64) -> Int64:
         """First draw of each of these samples."""
-        if self._ends_M is None:
+        if self._draw_ends is None:
             return samples
-        return np.concatenate([[0], self._ends_M])[samples].astype(np.int64)
+        return np.concatenate([[0], self._draw_ends])[samples].astype(np.int64)
 
     def _shard_sizes(self) -> Int64:
-        sizes_S = self._table.shard_sizes_S
+        sizes_S = self._table.shard_sizes
         ends_S = self._drawn(np.cumsum(sizes_S))
         return np.diff(ends_S, prepend=0).astype(np.int64)

@@ -1,61 +1,73 @@
-"""Batches of one split in one global order, decoded ahead by a few threads, resumable anywhere.
-
-A chain of small steps; the comments in ``_batches`` give the type of the stream between them.
-"""
+"""Batches of one split in one global order, decoded ahead by a few threads, resumable anywhere."""
 
 import dataclasses
+import hashlib
 import os
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
 
-from serengeti_etl.config import MIB
-from serengeti_etl.dataset.index import Dataset, open_dataset
+from serengeti_etl.dataset.index import open_dataset
 from serengeti_etl.errors import ConfigError, require
-from serengeti_etl.load.augment import Augment, Views, draw_views, whole_views
-from serengeti_etl.load.order import Cursor, Int32, Int64, Part, epoch_order
+from serengeti_etl.load.augment import Augment
+from serengeti_etl.load.batch import Batch, BatchMemory
+from serengeti_etl.load.epoch import Epoch
+from serengeti_etl.load.feed import Feed, Feeding, Place
+from serengeti_etl.load.growing import GrowingDataset
+from serengeti_etl.load.order import Cursor, Part
+from serengeti_etl.load.read_table import Indexed, read_images
 from serengeti_etl.load.reader import SampleReader
-from serengeti_etl.load.shards import open_shards
-from serengeti_etl.load.table import SampleTable, read_samples
+from serengeti_etl.load.report import LoaderReport
+from serengeti_etl.load.selection import EVERYTHING, Selection
+from serengeti_etl.load.shard_source import CacheSettings
+from serengeti_etl.load.shards import open_source
+from serengeti_etl.load.table import SampleTable
+from serengeti_etl.stages import Stages
 
-NUM_PREFETCHED = 4
-"""Batches decoded ahead of the consumer; also the bound on the loader's memory."""
-
-SAMPLES_PER_TASK = 8
-"""Photographs that one thread decodes before it takes the next piece of work."""
+Source = str | Indexed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderSettings:
-    """How batches are made; none of it but ``window`` changes the order of samples.
+    """How batches are made; only ``window``, ``lanes`` and ``keep_sequences`` change the order.
 
     Attributes:
         image_size: height and width of the images in px; photographs are stretched to it, so
             keep their 3:4 unless something speaks against it.
-        window: shards mixed with each other; 0 keeps the order of the dataset.
-        augment: light random crops and flips.
+        window: shards of a lane mixed with each other; 0 keeps the order of the dataset.
+        lanes: parts of the order that take turns; each node fetches the shards of its own lanes
+            only, where the batch is a multiple of the lanes and these are one of the nodes.
+        keep_sequences: frames of a sequence follow each other; otherwise images are shuffled.
+        augment: light random crops and flips, or more; None for whole photographs.
         drop_last: leave out the samples after the last full global batch of an epoch; otherwise
             the last batch is filled up with masked blanks.
+        resize_on: ``cpu`` gives images of ``image_size``. ``device`` gives whole photographs on
+            canvases, for ``load.device.prepare``: half the work of the CPU.
+        decode_on: ``device`` gives JPEG files, for ``load.nvjpeg.decode_on_device``.
+        max_damaged: damaged samples for which a neighbour may stand in before it is an error.
         num_threads: threads that decode; None means as many as the process may use cores.
-        cache_folder: local folder for the shards of a bucket.
-        cache_bytes: size in bytes that the folder is kept within.
+        num_ahead: batches decoded ahead of the consumer; with the one that it holds, the bound on
+            the memory of batches.
+        cache: how shards are brought and kept.
         pin_memory: batches in page-locked memory, for copies to a GPU that do not block.
     """
 
     image_size: tuple[int, int] = (288, 384)
     window: int = 4
-    augment: bool = True
+    lanes: int = 1
+    keep_sequences: bool = False
+    augment: Augment | None = field(default_factory=Augment)
     drop_last: bool = True
+    resize_on: Place = "cpu"
+    decode_on: Place = "cpu"
+    max_damaged: int = 16
     num_threads: int | None = None
-    cache_folder: str = "~/.cache/serengeti-etl"
-    cache_bytes: int = 8192 * MIB
+    num_ahead: int = 2
+    cache: CacheSettings = field(default_factory=CacheSettings)
     pin_memory: bool = False
 
     def __post_init__(self) -> None:
@@ -63,58 +75,43 @@ class LoaderSettings:
         positive = len(size) == 2 and all(side > 0 for side in size)  # noqa: PLR2004
         require(positive, "image_size", size, "(height, width) in px")
         require(self.window >= 0, "window", self.window, "zero or positive")
+        require(self.lanes > 0, "lanes", self.lanes, "positive")
+        places = (self.resize_on, self.decode_on)
+        known = places in (("cpu", "cpu"), ("device", "cpu"), ("device", "device"))
+        require(known, "resize_on, decode_on", places, "cpu or device; what is decoded on the "
+                "device is resized there too")  # fmt: skip
+        require(self.max_damaged >= 0, "max_damaged", self.max_damaged, "zero or positive")
         threads = self.num_threads
         require(threads is None or threads > 0, "num_threads", threads, "positive or None")
-        require(self.cache_bytes > 0, "cache_bytes", self.cache_bytes, "positive")
+        require(self.num_ahead > 0, "num_ahead", self.num_ahead, "positive")
 
     def for_evaluation(self) -> "LoaderSettings":
         """The same, but whole photographs in the order of the dataset, none left out."""
-        return dataclasses.replace(self, window=0, augment=False, drop_last=False)
+        return dataclasses.replace(self, window=0, augment=None, drop_last=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """What one rank gets in one step.
-
-    Attributes:
-        images_BCHW: uint8 RGB, (batch_size, 3, height, width), channels last in memory.
-        targets_BC: float32, (batch_size, num_classes), 1 for each category that is shown.
-        mask_B: bool, (batch_size,); False for blanks that fill up the last batch.
-        image_ids: one per sample; "" for blanks.
-        seq_ids: one per sample; "" for blanks.
-    """
-
-    images_BCHW: torch.Tensor
-    targets_BC: torch.Tensor
-    mask_B: torch.Tensor
-    image_ids: tuple[str, ...]
-    seq_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Work:
-    """A batch that is being decoded."""
-
-    batch: Batch
-    shards: tuple[int, ...]
-    tasks: tuple[Future[None], ...]
-
-
-class ShardLoader:
+class ShardLoader(IterableDataset[Batch]):
     """Batches of one split of a dataset, in an order that only dataset, seed and epoch decide.
 
     ``iter(loader)`` yields what is left of the current epoch, then moves to the next epoch.
     ``state_dict()`` between two batches names exactly the samples handed out so far; any loader of
-    the same dataset, split, seed and window continues from it, with another batch size, number of
-    ranks or threads. Leave it with ``close()`` or a ``with`` block to end its threads.
+    the same dataset, split, selection, seed, window and lanes continues from it, with another batch
+    size, number of ranks or threads. Leave it with ``close()`` or a ``with`` block to end its
+    threads.
+
+    ``torch.utils.data.DataLoader(loader, batch_size=None, num_workers=n)`` gives the same batches
+    in the same order; its processes share them out. The loader itself then does not know how many
+    were taken: ``state_dict(num_batches=...)`` tells the place after so many.
 
     Args:
-        url: a dataset's folder or bucket prefix, or an open ``Dataset``.
+        url: a dataset's folder or bucket prefix, an open ``Dataset``, a ``GrowingDataset``, or
+            several of them, whose samples are mixed.
         split: such as ``train``.
         batch_size: samples per batch of this rank.
         seed: another seed gives another order and other crops.
         rank: number of this rank, from 0.
-        world_size: ranks in all; each takes its slice of every global batch.
+        world_size: ranks in all; each takes its share of every global batch.
+        selection: which samples, and how often; None takes every image once.
         settings: the rest.
 
     Raises:
@@ -124,29 +121,43 @@ class ShardLoader:
 
     def __init__(  # noqa: PLR0913 - the public signature of the design
         self,
-        url: str | Dataset,
+        url: Source | Sequence[Source],
         *,
         split: str,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        selection: Selection | None = None,
         settings: LoaderSettings | None = None,
     ) -> None:
-        self.settings = settings or LoaderSettings()
-        self.dataset = open_dataset(url) if isinstance(url, str) else url
-        self._part = Part(rank=rank, world_size=world_size, batch_size=batch_size)
+        super().__init__()
+        self.settings, self.selection = settings or LoaderSettings(), selection or EVERYTHING
+        self.datasets = _opened(url)
+        _check_shares(self.selection, len(self.datasets))
+        lanes = self.settings.lanes
+        self._part = Part(rank=rank, world_size=world_size, batch_size=batch_size, lanes=lanes)
         self._cursor = Cursor(
-            plan_hash=self.dataset.plan_hash, split=split, seed=seed, window=self.settings.window
+            plan_hash=_plan_hash(self.datasets),
+            split=split,
+            seed=seed,
+            window=self.settings.window,
+            lanes=lanes,
         )
-        self.samples: SampleTable = read_samples(self.dataset, split)
-        self._check_size()
-        self._reader: SampleReader | None = None
+        self._read_samples()
         self._running: Generator[Batch, None, None] | None = None
+        self._meter = _Meter()
+        self._reader: SampleReader | None = None
+        self._memory: BatchMemory | None = None
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
         return self._part.num_steps(len(self.samples), drop_last=self.settings.drop_last)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Categories in the order of the targets."""
+        return self.samples.images.classes
 
     @property
     def epoch(self) -> int:
@@ -161,33 +172,60 @@ class ShardLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._stop()
+        if self._cursor.num_consumed == 0:
+            self._take_snapshot()
         self._running = self._batches()
         return self._running
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place after the last batch handed out, as plain values."""
-        return self._cursor.state()
+    def state_dict(self, *, num_batches: int = 0) -> dict[str, Any]:
+        """The place after the last batch handed out, as plain values.
+
+        Args:
+            num_batches: so many batches of the epoch further on.
+        """
+        return self._moved(self._cursor, num_batches).state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the place that another loader's ``state_dict()`` named.
 
         Raises:
-            ConfigError: the state belongs to another dataset, split, seed or window.
+            ConfigError: the state belongs to another dataset, split, selection, seed, window or
+                lanes.
+            DatasetError: a shard of a growing dataset that the state names is gone.
         """
         self._stop()
+        for dataset in self._growing():
+            dataset.restore(state.get("snapshot", ""))
+        if self._cursor.snapshot != state.get("snapshot", ""):
+            self._forget_shards()
+            self._read_samples()
         self._cursor = self._cursor.resumed(state)
 
     def start_epoch(self, epoch: int) -> None:
         """Go to the first sample of an epoch."""
         self._stop()
-        self._cursor = dataclasses.replace(self._cursor, epoch=epoch, num_consumed=0)
+        self._cursor = self._cursor.at_epoch(epoch)
+
+    def report(self) -> LoaderReport:
+        """Where the time went since the first batch was asked for."""
+        seconds = self._meter.stages.seconds()
+        reader = self._reader or self._open_reader()
+        return LoaderReport(
+            num_samples=self._meter.num_samples,
+            num_replaced=reader.num_damaged,
+            num_threads=self._num_threads(),
+            seconds=self._meter.seconds,
+            seconds_waited=seconds.get("next", 0.0),
+            seconds_for_shards=seconds.get("wait", 0.0),
+            seconds_reading=seconds.get("read", 0.0),
+            seconds_decoding=seconds.get("decode", 0.0),
+            source=reader.source.stats(),
+        )
 
     def close(self) -> None:
         """End all threads; the loader may be used again."""
         self._stop()
-        if self._reader is not None:
-            self._reader.files.close()
-            self._reader = None
+        self._forget_shards()
 
     def __enter__(self) -> Self:
         return self
@@ -200,12 +238,99 @@ class ShardLoader:
     ) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but threads and files: a worker process opens its own."""
+        fresh = {"_running": None, "_reader": None, "_memory": None, "_meter": _Meter()}
+        return self.__dict__ | fresh
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        start, meter = self._cursor, self._meter
+        number, num_workers = _data_worker()
+        step_size = self._part.global_batch
+        first = start.num_consumed + number * step_size
+        end = start.num_consumed + self.num_steps_left * step_size
+        batches = self._feed(start).batches(range(first, end, num_workers * step_size))
+        try:
+            while (batch := meter.timed_next(batches)) is not None:
+                self._cursor = self._moved(self._cursor, num_workers)
+                yield batch
+        finally:
+            batches.close()
+            meter.pause()
+        self._cursor = start.at_epoch(start.epoch + 1)
+
+    def _feed(self, start: Cursor) -> Feed:
+        settings = self.settings
+        is_whole = settings.resize_on == "device"
+        feeding = Feeding(
+            samples=self.samples,
+            part=self._part,
+            key=(start.seed, start.epoch),
+            augment=settings.augment,
+            shape=_shape(settings, self.samples.images.canvas) if is_whole else settings.image_size,
+            resize_on=settings.resize_on,
+            decode_on=settings.decode_on,
+            num_threads=self._num_threads(),
+            num_ahead=settings.num_ahead,
+        )
+        epoch = Epoch(
+            self.samples,
+            start,
+            keep_sequences=settings.keep_sequences,
+            vary=settings.augment is not None,
+        )
+        if self._memory is None:
+            self._memory = BatchMemory(settings.num_ahead + 2, pin=settings.pin_memory)
+        return Feed(feeding, epoch, self._open_reader(), self._memory)
+
+    def _moved(self, cursor: Cursor, num_batches: int) -> Cursor:
+        left = len(self.samples) - cursor.num_consumed
+        return cursor.moved(min(left, num_batches * self._part.global_batch))
+
+    def _num_threads(self) -> int:
+        if self.settings.num_threads is not None:
+            return self.settings.num_threads
+        # Where the system tells: the cores of this process, not of the whole machine.
+        known = hasattr(os, "sched_getaffinity")
+        return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+    def _growing(self) -> list[GrowingDataset]:
+        return [one for one in self.datasets if isinstance(one, GrowingDataset)]
+
+    def _take_snapshot(self) -> None:
+        """At the start of an epoch: the shards of a growing dataset that are there by now."""
+        growing = self._growing()
+        if sum(dataset.refresh() for dataset in growing):
+            self._forget_shards()
+            self._read_samples()
+
+    def _read_samples(self) -> None:
+        read = read_images(self.datasets, self._cursor.split, self.selection)
+        self.samples = SampleTable(read.images, self.selection)
+        grouped = b"sequences" if self.settings.keep_sequences else b""
+        self._cursor = dataclasses.replace(
+            self._cursor,
+            selection=self._fingerprint(read.taken, grouped),
+            snapshot=" ".join(dataset.snapshot for dataset in self._growing()),
+        )
+        self._check_size()
+
+    def _fingerprint(self, taken: bytes, grouped: bytes) -> str:
+        # What a growing dataset has is named by its snapshot.
+        known = b"" if self._growing() else taken
+        return self.selection.fingerprint(known) + grouped.decode()
+
     def _check_size(self) -> None:
         num_samples, needed = len(self.samples), self._part.global_batch
+        url = self.datasets[0].store.url
+        if not num_samples:
+            raise ConfigError(
+                f"nothing of split {self._cursor.split} of {url} is selected: see where, fraction"
+            )
         if self.settings.drop_last and num_samples < needed:
             raise ConfigError(
                 f"batch_size is {self._part.batch_size} on {self._part.world_size} rank(s), but "
-                f"split {self._cursor.split} of {self.dataset.store.url} has only {num_samples} "
+                f"split {self._cursor.split} of {url} has only {num_samples} "
                 f"samples: an epoch would hold no batch; it must be at most "
                 f"{num_samples // self._part.world_size}, or drop_last off"
             )
@@ -216,96 +341,72 @@ class ShardLoader:
             self._running.close()
             self._running = None
 
+    def _forget_shards(self) -> None:
+        if self._reader is not None:
+            self._reader.source.close()
+            self._reader = None
+
     def _open_reader(self) -> SampleReader:
         if self._reader is None:
-            shards, settings = self.dataset.shards(self._cursor.split), self.settings
-            store = self.dataset.store
-            files = open_shards(store, shards, settings.cache_folder, settings.cache_bytes)
-            self._reader = SampleReader(self.samples, shards, store.url, files)
+            images, settings = self.samples.images, self.settings
+            source = open_source(images.shards, settings.cache)
+            self._reader = SampleReader(images, source, settings.max_damaged, self._meter.stages)
         return self._reader
 
-    def _batches(self) -> Generator[Batch, None, None]:
-        reader, start = self._open_reader(), self._cursor
-        order = epoch_order(self.samples.shard_sizes_S, start)
-        reader.files.schedule(order.shards_S.tolist(), start.window)
-        pool = ThreadPoolExecutor(self._num_threads(), thread_name_prefix="serengeti-decode")
-        pending: deque[_Work] = deque()
-        try:
-            # step numbers
-            for step in range(self.num_steps_left):
-                # -> places in the global order, (batch_size,), some perhaps past its end
-                positions_B = self._part.positions(start.num_consumed, step)
-                positions = positions_B[positions_B < len(order.rows_N)]
-                # -> rows of the index -> a batch that is being decoded
-                pending.append(self._submit(pool, reader, order.rows_N[positions], positions))
-                # -> whole batches, in order
-                if len(pending) > NUM_PREFETCHED:
-                    yield self._hand_out(_finished(reader, pending))
-            while pending:
-                yield self._hand_out(_finished(reader, pending))
-            self._cursor = start.next_epoch()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for work in pending:
-                reader.files.end(work.shards)
 
-    def _hand_out(self, batch: Batch) -> Batch:
-        """The batch itself, counted as consumed from the moment it leaves."""
-        left = len(self.samples) - self._cursor.num_consumed
-        self._cursor = self._cursor.moved(min(left, self._part.global_batch))
+class _Meter:
+    """Counts what was handed out, and the time between the first batch and the last."""
+
+    def __init__(self) -> None:
+        self.stages = Stages()
+        self.num_samples = 0
+        self._past, self._since = 0.0, None  # type: float, float | None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of iterations."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._past + running
+
+    def pause(self) -> None:
+        """An iteration has ended."""
+        self._past, self._since = self.seconds, None
+
+    def timed_next(self, batches: Iterator[Batch]) -> Batch | None:
+        """The next batch, None after the last, and how long it was waited for."""
+        self._since = self._since or time.perf_counter()
+        with self.stages.time("next"):
+            batch = next(batches, None)
+        if batch is not None:
+            self.num_samples += int(batch.mask_B.sum())
         return batch
 
-    def _num_threads(self) -> int:
-        if self.settings.num_threads is not None:
-            return self.settings.num_threads
-        # Where the system tells: the cores of this process, not of the whole machine.
-        known = hasattr(os, "sched_getaffinity")
-        return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, reader: SampleReader, rows: Int32, positions: Int64
-    ) -> _Work:
-        """Start the work for these rows; they may be fewer than a batch has places."""
-        batch, pixels_BHWC = self._empty_batch(rows)
-        shards = tuple(np.unique(self.samples.shards_N[rows]).tolist())
-        reader.files.begin(shards)
-        views = self._views(positions)
-        tasks = []
-        for first in range(0, len(rows), SAMPLES_PER_TASK):
-            part = slice(first, min(first + SAMPLES_PER_TASK, len(rows)))
-            tasks.append(pool.submit(reader.fill, rows[part], views[part], pixels_BHWC[part]))
-        return _Work(batch=batch, shards=shards, tasks=tuple(tasks))
-
-    def _views(self, positions: Int64) -> Views:
-        if not self.settings.augment:
-            return whole_views(len(positions))
-        return draw_views(Augment(), (self._cursor.seed, self._cursor.epoch), positions)
-
-    def _empty_batch(self, rows: Int32) -> tuple[Batch, NDArray[np.uint8]]:
-        """A batch without pixels yet, and the memory that they are written to."""
-        size, num_blank = self._part.batch_size, self._part.batch_size - len(rows)
-        shape = (size, *self.settings.image_size, 3)
-        images_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.settings.pin_memory)
-        images_BHWC[len(rows) :] = 0
-        targets_BC = np.zeros((size, self.samples.num_classes), dtype=np.float32)
-        targets_BC[: len(rows)] = self.samples.targets(rows)
-        blanks = [""] * num_blank
-        batch = Batch(
-            images_BCHW=images_BHWC.permute(0, 3, 1, 2),
-            targets_BC=torch.from_numpy(targets_BC),
-            mask_B=torch.arange(size) < len(rows),
-            image_ids=tuple(self.samples.image_ids.take(rows).to_pylist() + blanks),
-            seq_ids=tuple(self.samples.seq_ids.take(rows).to_pylist() + blanks),
-        )
-        return batch, images_BHWC.numpy()
+def _opened(url: Source | Sequence[Source]) -> tuple[Indexed, ...]:
+    several = url if isinstance(url, (list, tuple)) else [cast("Source", url)]
+    require(len(several) > 0, "url", url, "at least one dataset")
+    return tuple(open_dataset(one) if isinstance(one, str) else one for one in several)
 
 
-def _finished(reader: SampleReader, pending: deque[_Work]) -> Batch:
-    """The oldest pending batch, once all of its tasks are done."""
-    work = pending[0]
-    wait(work.tasks)
-    for task in work.tasks:
-        task.result()
-    pending.popleft()
-    reader.files.end(work.shards)
-    return work.batch
+def _check_shares(selection: Selection, num_datasets: int) -> None:
+    shares = selection.shares
+    fits = shares is None or len(shares) == num_datasets
+    require(fits, "shares", shares, f"one number for each of the {num_datasets} datasets")
+
+
+def _plan_hash(datasets: Sequence[Indexed]) -> str:
+    """Of one dataset its own; of several one that names all of them in their order."""
+    if len(datasets) == 1:
+        return datasets[0].plan_hash
+    joined = "\n".join(dataset.plan_hash for dataset in datasets)
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def _shape(settings: LoaderSettings, canvas: tuple[int, int]) -> tuple[int, int]:
+    return (0, 0) if settings.decode_on == "device" else canvas
+
+
+def _data_worker() -> tuple[int, int]:
+    """Number of this process among a DataLoader's workers, and how many there are."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)

@@ -17,7 +17,7 @@ _JSON_NUM_BYTES = 1024
 _NAME, _SIZE, _MAGIC, _PREFIX = slice(0, 100), slice(124, 136), slice(257, 262), slice(345, 500)
 
 
-class SampleDamaged(ValueError):
+class DamagedSampleError(ValueError):
     """The bytes at the place of a sample are not that sample."""
 
 
@@ -48,7 +48,7 @@ def json_end(content: bytes | memoryview, num_bytes: int) -> int:
     """Where the JSON ends in the bytes from a block before the photograph on.
 
     Raises:
-        SampleDamaged: there is no header of a JSON.
+        DamagedSampleError: there is no header of a JSON.
     """
     header = BLOCK_NUM_BYTES + padded(num_bytes)
     return header + BLOCK_NUM_BYTES + _header(memoryview(content)[header:], ".json")[1]
@@ -62,21 +62,21 @@ def parse_member(content: bytes | memoryview, num_bytes: int) -> Member:
         num_bytes: size of the photograph in bytes, as the index has it.
 
     Raises:
-        SampleDamaged: they are not a photograph of that size and what is said of it.
+        DamagedSampleError: they are not a photograph of that size and what is said of it.
     """
     view = memoryview(content)
     key, size = _header(view, ".jpg")
     end = BLOCK_NUM_BYTES + padded(num_bytes)
     json_key, json_size = _header(view[end:], ".json")
     if size != num_bytes or json_key != key:
-        raise SampleDamaged(f"there is {key!r} of {size} bytes, followed by {json_key!r}")
+        raise DamagedSampleError(f"there is {key!r} of {size} bytes, followed by {json_key!r}")
     start = end + BLOCK_NUM_BYTES
     try:
         said = json.loads(bytes(view[start : start + json_size]))
     except ValueError as error:
-        raise SampleDamaged(f"what is said of {key!r} is no JSON: {error}") from error
+        raise DamagedSampleError(f"what is said of {key!r} is no JSON: {error}") from error
     if not isinstance(said, dict) or said.get("image_id") != key:
-        raise SampleDamaged(f"what is said of {key!r} is of another image")
+        raise DamagedSampleError(f"what is said of {key!r} is of another image")
     return Member(jpeg=view[BLOCK_NUM_BYTES : BLOCK_NUM_BYTES + num_bytes], said=said)
 
 
@@ -84,16 +84,16 @@ def _header(content: memoryview, ending: str) -> tuple[str, int]:
     """Name without its ending, and size in bytes, of the file that starts here."""
     header = bytes(content[:BLOCK_NUM_BYTES])
     if header[_MAGIC] != b"ustar":
-        raise SampleDamaged(f"no file of a tar begins where a {ending} should")
+        raise DamagedSampleError(f"no file of a tar begins where a {ending} should")
     try:
         name = _text(header[_NAME])
         prefix = _text(header[_PREFIX])
         size = int(header[_SIZE].rstrip(b"\0 "), 8)
     except ValueError as error:
-        raise SampleDamaged(f"the header of a {ending} is damaged: {error}") from error
+        raise DamagedSampleError(f"the header of a {ending} is damaged: {error}") from error
     path = f"{prefix}/{name}" if prefix else name
     if not path.endswith(ending):
-        raise SampleDamaged(f"there is {path!r} where a {ending} should be")
+        raise DamagedSampleError(f"there is {path!r} where a {ending} should be")
     return path.removesuffix(ending), size
 
 

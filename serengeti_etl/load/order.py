@@ -86,12 +86,16 @@ class Cursor:
         Raises:
             ConfigError: the state belongs to another order; says which value differs.
         """
-        state = {"selection": "", "snapshot": "", "lanes": 1} | state  # older checkpoints
+        state = {"selection": "", "snapshot": "", "lanes": 1, **state}  # older checkpoints
         for name in ("plan_hash", "split", "selection", "seed", "window", "lanes"):
             got, own = state.get(name), getattr(self, name)
             require(got == own, f"{name} of the loader's state", got, f"{own!r}, as in this loader")
-        place = {name: state[name] for name in ("snapshot", "epoch", "num_consumed")}
-        return dataclasses.replace(self, **place)
+        return dataclasses.replace(
+            self,
+            snapshot=state["snapshot"],
+            epoch=state["epoch"],
+            num_consumed=state["num_consumed"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,7 +249,8 @@ class EpochOrder:
 
     def _windows(self, lanes_B: Int64, shard_places_B: Int64) -> Int64:
         """Number of the window in its lane for shards in the permuted order."""
-        return (shard_places_B - self._first_shard(lanes_B)) // max(1, self._cursor.window)
+        firsts_B: Int64 = self._first_shard(lanes_B)
+        return (shard_places_B - firsts_B) // max(1, self._cursor.window)
 
     def _first_shard(self, lanes: Any) -> Any:
         """Place in the permuted order of a lane's first shard."""

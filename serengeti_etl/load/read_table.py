@@ -19,7 +19,6 @@ from serengeti_etl.load.shard_source import Shard
 from serengeti_etl.load.table import ImageTable
 from serengeti_etl.storage import Store
 
-
 _COLUMNS = ("seq_id", "labels", "shard", "offset", "num_bytes", "width", "height")
 
 
@@ -186,16 +185,16 @@ class _SplitReader:
             mask_N[:] = False
             mask_N[_numpy(_filtered(rows, self._selection.where)[_ROW])] = True
         if self._selection.fraction < 1:
-            mask_N &= self._draws_Q[sequences_N] < self._selection.fraction
+            mask_N &= self._draws[sequences_N] < self._selection.fraction
         return mask_N
 
     @cached_property
-    def _draws_Q(self) -> NDArray[np.float64]:
+    def _draws(self) -> NDArray[np.float64]:
         """A number in [0, 1) for each sequence of the split, and some more."""
         key = f"{self._dataset.plan_hash}\n{self._split}\nfraction"
         digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
         generator = np.random.Philox(key=np.frombuffer(digest, dtype="<u8"))
-        return generator.random_raw(len(self._expected_N)) * 2.0**-64
+        return generator.random_raw(len(self._expected_N)).astype(np.float64) * 2.0**-64
 
     def _blocks(self, offsets: pa.ChunkedArray) -> NDArray[np.uint32]:
         blocks_N, rest_N = np.divmod(_numpy(offsets), BLOCK_NUM_BYTES)
@@ -208,7 +207,7 @@ class _SplitReader:
         return blocks_N.astype(np.uint32)
 
     def _codes(self, labels: pa.Array) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
-        """Positions of all labels in the classes, without the others, and how many each image has."""
+        """Positions in the classes of labels that are some, and how many each image has."""
         codes_K = _numpy(pc.index_in(labels.flatten(), value_set=self._classes).fill_null(-1))
         counts_N = _numpy(pc.list_value_length(labels))
         is_class_K1 = np.concatenate([[0], np.cumsum(codes_K >= 0)])

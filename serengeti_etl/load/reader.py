@@ -22,8 +22,8 @@ from serengeti_etl.load.augment import View
 from serengeti_etl.load.decode import decode_into, decode_onto
 from serengeti_etl.load.member import (
     BLOCK_NUM_BYTES,
+    DamagedSampleError,
     Member,
-    SampleDamaged,
     json_end,
     num_bytes_around,
     parse_member,
@@ -152,14 +152,14 @@ class SampleReader:
     def _check_labels(self, image: int, member: Member) -> None:
         known = {self._images.classes[code] for code in self._images.codes_of(image)}
         if known != self._class_set.intersection(member.said["labels"]):
-            raise SampleDamaged("its labels are not those of the index")
+            raise DamagedSampleError("its labels are not those of the index")
 
     def _check_content(self, member: Member, number: int) -> None:
-        """Nothing, if this is what the shard's index part has; else raises ``SampleDamaged``."""
+        """Nothing, if this is what the shard's index part has."""
         row = self._rows_of(number).get(member.said["image_id"])
         said = (member.said["seq_id"], hashlib.sha256(member.jpeg).hexdigest())
         if row != said:
-            raise SampleDamaged("it does not match its checksum")
+            raise DamagedSampleError("it does not match its checksum")
 
     def _read_rows(self, number: int) -> dict[str, tuple[str, str]]:
         """Sequence and checksum of each image of a shard, by name."""

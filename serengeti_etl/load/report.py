@@ -61,8 +61,8 @@ class LoaderReport:
         busy = self.seconds_reading + self.seconds_decoding
         if self.seconds_for_shards > busy:
             return (
-                f"bound by the network or disk: {waited}; {rate}, {link}; a nearer bucket, a larger "
-                "cache or more ahead_bytes would help"
+                f"bound by the network or disk: {waited}; {rate}, {link}; a nearer bucket, a "
+                "larger cache or more ahead_bytes would help"
             )
         if self.num_busy >= _MOST * self.num_threads:
             return (
@@ -77,15 +77,18 @@ class LoaderReport:
     def text(self) -> str:
         """The figures, one to a line, and the advice."""
         source = self.source
+        fetched = (
+            f"fetched {source.num_fetches} shards in {source.seconds_fetching:.1f} s, "
+            f"{source.num_bytes_fetched / _MIB:.0f} MB; {source.num_hits} from the cache; "
+            f"checked in {source.seconds_checking:.1f} s"
+        )
         lines = (
             f"{self.num_samples} samples in {self.seconds:.1f} s: {self.samples_per_second:.0f}/s",
             f"waited for batches    {self.seconds_waited:8.1f} s",
             f"threads: for shards   {self.seconds_for_shards:8.1f} s",
             f"threads: reading      {self.seconds_reading:8.1f} s",
             f"threads: decoding     {self.seconds_decoding:8.1f} s",
-            f"fetched {source.num_fetches} shards, {source.num_bytes_fetched / _MIB:.0f} MB in "
-            f"{source.seconds_fetching:.1f} s; {source.num_hits} from the cache; checked in "
-            f"{source.seconds_checking:.1f} s",
+            fetched,
             f"damaged: {self.num_replaced} samples, {source.num_damaged} shards",
             self.advice(),
         )

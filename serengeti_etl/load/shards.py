@@ -1,298 +1,306 @@
-"""Shards at hand: read in place from a local folder, or through a bounded local cache.
+"""Shards brought in the background, ahead of need, by a few threads: ``open_source`` is the door.
 
-``ShardFiles`` is what the loader sees: ``schedule`` the shards of the epoch, ``begin`` and ``end``
-the use of some by a batch, ``open`` one while it is in use.
+The pieces, each in a room of its own: ``read_ahead`` says which shard comes next and which goes;
+``local_shards``, ``memory_shards`` and ``cached_shards`` bring one; ``BackgroundSource`` here lets
+them work, and hands out what they bring.
 """
 
-import contextlib
-import hashlib
-import os
-import re
-import secrets
+import logging
 import threading
-import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Protocol
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
-from serengeti_etl.dataset.index import ShardInfo
-from serengeti_etl.errors import ShardError, require
-from serengeti_etl.storage import Store
+from serengeti_etl.daemon_pool import DaemonPool
+from serengeti_etl.errors import ShardError
+from serengeti_etl.load.bringer import Bringer
+from serengeti_etl.load.cached_shards import CachedShards
+from serengeti_etl.load.held_shards import Held, Pin
+from serengeti_etl.load.local_shards import LocalShards
+from serengeti_etl.load.memory_shards import MemoryShards
+from serengeti_etl.load.read_ahead import ReadAhead
+from serengeti_etl.load.shard_fetch import ShardFetcher, closed
+from serengeti_etl.load.shard_source import (
+    CacheSettings,
+    OpenShard,
+    Shard,
+    ShardSource,
+    SourceStats,
+)
+from serengeti_etl.load.source_tally import SourceTally
 
-NUM_FETCHES = 4
-"""Whole shards fetched at the same time; one stream alone does not fill a link to a bucket."""
+NUM_BROUGHT_AT_ONCE = 4
+"""Shards fetched or checked at the same time; one stream alone does not fill a link."""
 
-NUM_TRIES = 3
-"""Times that a cached shard is opened anew when another process evicts it in between."""
-
-STALE_SECONDS = 3600
-"""Age at which an unfinished file in the cache must be of a killed process."""
-
-_CACHED_NAME = re.compile(r"serengeti-[0-9a-f]{64}\.tar")
-
-
-class ShardFiles(Protocol):
-    """The tars of one split, by number."""
-
-    def schedule(self, shards: Sequence[int], window: int) -> None:
-        """Say which shards will be needed, in order, ``window`` neighbours at a time."""
-
-    def begin(self, shards: Iterable[int]) -> None:
-        """Start bringing these shards, and keep them until ``end``; does not wait."""
-
-    def end(self, shards: Iterable[int]) -> None:
-        """These shards are no longer used by the batch that called ``begin``."""
-
-    def open(self, shard: int) -> int:
-        """File descriptor of a shard's tar, to be closed by the caller; waits for the shard."""
-
-    def close(self) -> None:
-        """End background work."""
+_MAX_THREADS = 32  # with those that wait for another process
+_NUM_TRIES = 4
 
 
-class LocalShards:
-    """Shards in a local folder, read where they are.
+def open_source(shards: Sequence[Shard], settings: CacheSettings) -> ShardSource:
+    """The shards by number: local ones in place, others through a cache folder or memory.
 
     Args:
-        store: the dataset, in a local folder.
-        shards: the shards of the split, in the order of the dataset.
+        shards: of one or several datasets.
+        settings: where others are kept, and the bounds of it all.
+    """
+    return BackgroundSource(shards, settings)
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """A shard at hand.
+
+    Attributes:
+        was_ahead: no batch needed it when its bringing began.
+        held: the shard, once it is there.
+        pin: it, opened, as long as it is in use.
     """
 
-    def __init__(self, store: Store, shards: Sequence[ShardInfo]) -> None:
-        self._paths = [store.local_path(shard.tar_name) for shard in shards]
-
-    def schedule(self, shards: Sequence[int], window: int) -> None:
-        """Nothing to do: the files are there."""
-
-    def begin(self, shards: Iterable[int]) -> None:
-        """Nothing to do: the files are there."""
-
-    def end(self, shards: Iterable[int]) -> None:
-        """Nothing to do: the files stay."""
-
-    def open(self, shard: int) -> int:
-        """File descriptor of a shard's tar, to be closed by the caller.
-
-        Raises:
-            ShardError: there is no such file.
-        """
-        path = self._paths[shard]
-        try:
-            return os.open(str(path), os.O_RDONLY)
-        except FileNotFoundError:
-            raise ShardError(f"{path} is missing; run `serengeti-etl verify` on it") from None
-
-    def close(self) -> None:
-        """Nothing to end."""
+    was_ahead: bool
+    held: "Future[Held]" = field(default_factory=Future)
+    pin: Pin | None = None
 
 
-class CachedShards:
-    """Shards of any store, fetched whole into a local folder that stays within a size.
+logger = logging.getLogger(__name__)
 
-    Files are named by full url and checksum, so ``train/000.tar`` and ``val/000.tar`` of any two
-    datasets never meet. Every shard is checked against its checksum before its first use in a
-    process, also one that an earlier run left in the folder. Only files of that naming are ever
-    deleted, the longest unused first. An evicted file that another process still has open remains
-    readable to it, so processes of one host may share the folder.
+
+class BackgroundSource:
+    """See ``ShardSource``, and ``Desk`` for what bringers ask of it.
 
     Args:
-        store: the dataset.
-        shards: the shards of the split, in the order of the dataset.
-        folder: where to keep tars; made if missing.
-        limit_bytes: size that the folder is kept within; only the shards that one window or the
-            batches in flight need at once may exceed it.
+        shards: of one or several datasets.
+        settings: where shards are kept, and the bounds of it all.
     """
 
-    def __init__(
-        self, store: Store, shards: Sequence[ShardInfo], folder: Path, limit_bytes: int
-    ) -> None:
-        require(limit_bytes > 0, "cache_bytes", limit_bytes, "positive")
-        self._store, self._shards, self._folder, self._limit = store, shards, folder, limit_bytes
-        self._names = [_cached_name(store, shard) for shard in shards]
+    def __init__(self, shards: Sequence[Shard], settings: CacheSettings) -> None:
+        self._shards, self._tally = shards, SourceTally()
+        self._fetcher = ShardFetcher(shards, self._tally, check=settings.check)
+        self._bringers = self._make_bringers(settings)
+        sizes = [shard.info.num_bytes for shard in shards]
+        is_local = [isinstance(bringer, LocalShards) for bringer in self._bringers]
+        held = [0 if local else size for size, local in zip(sizes, is_local, strict=True)]
+        self._plan = ReadAhead(sizes, held, settings.limit_bytes, settings.ahead_bytes)
         self._lock = threading.Lock()
-        self._uses: Counter[int] = Counter()
-        self._at_hand: dict[int, Future[Path]] = {}  # fetched or on the way
-        self._arriving_bytes = 0
-        self._coming: list[int] = []
-        self._place: dict[int, int] = {}
-        self._window, self._floor, self._next = 1, 0, 0
-        self._pool = ThreadPoolExecutor(NUM_FETCHES, thread_name_prefix="serengeti-fetch")
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
+        self._slots: dict[int, _Slot] = {}
+        self._wanted: deque[int] = deque()  # in use, and no thread brings them yet
+        self._damaged: set[int] = set()
+        self._num_running = 0
+        self._is_closed = False
+        self._pool = DaemonPool(_MAX_THREADS, "serengeti-shard")
 
-    def schedule(self, shards: Sequence[int], window: int) -> None:
-        """Say which shards will be needed, in order, ``window`` neighbours at a time."""
+    def schedule(self, shards: Sequence[int]) -> None:
+        """See ``ShardSource``."""
         with self._lock:
-            self._coming = [int(shard) for shard in shards]
-            self._place = {shard: place for place, shard in enumerate(self._coming)}
-            self._window, self._floor, self._next = max(1, window), 0, 0
+            self._plan.schedule(int(shard) for shard in shards if self._has_samples(shard))
+            self._settle()
 
     def begin(self, shards: Iterable[int]) -> None:
-        """Start fetching these shards, and keep them until ``end``; does not wait."""
+        """See ``ShardSource``."""
         with self._lock:
             for shard in shards:
-                self._uses[shard] += 1
-                self._fetch(shard)
-                start_of_window = self._place[shard] // self._window * self._window
-                self._floor = max(self._floor, start_of_window)
-            self._fetch_ahead()
+                self._plan.begin(shard)
+                self._slot(shard)
+            self._settle()
 
     def end(self, shards: Iterable[int]) -> None:
-        """These shards are no longer used by the batch that called ``begin``."""
+        """See ``ShardSource``."""
         with self._lock:
-            self._uses.subtract(shards)
-            self._uses += Counter()  # drops zeros
-            self._fetch_ahead()
+            for shard in shards:
+                self._end(shard)
+            self._settle()
 
-    def open(self, shard: int) -> int:
-        """File descriptor of a shard's tar, to be closed by the caller; waits for the shard.
+    def release(self, shards: Iterable[int]) -> None:
+        """See ``ShardSource``."""
+        with self._lock:
+            for shard in shards:
+                self._plan.release(shard)
+            self._settle()
 
-        Raises:
-            ShardError: the shard does not match its checksum, fetched twice.
-            OSError: the store or the disk failed.
-        """
-        for _ in range(NUM_TRIES):
-            with self._lock:
-                future = self._fetch(shard)
-            path = future.result()
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-                os.utime(descriptor)
-            except FileNotFoundError:
-                # Another process that shares the folder evicted it just now.
-                with self._lock:
-                    if self._at_hand.get(shard) is future:
-                        del self._at_hand[shard]
-            else:
-                return descriptor
+    def open(self, shard: int) -> OpenShard:
+        """See ``ShardSource``."""
+        with self._used(shard):
+            for _ in range(_NUM_TRIES):
+                opened = self._try_open(shard)
+                if opened is not None:
+                    return opened
+        info = self._shards[shard].info
         raise ShardError(
-            f"{self._folder} loses {self._shards[shard].name} before it can be read; "
-            "raise cache_bytes, or give each run a cache of its own"
+            f"shard {info.name} is deleted before it can be read: other processes need the cache "
+            "folder; raise its limit, or give each run a folder of its own"
         )
+
+    def stats(self) -> SourceStats:
+        """See ``ShardSource``."""
+        return self._tally.stats()
 
     def close(self) -> None:
-        """End background fetching; the cached files stay for the next run."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _fetch(self, shard: int) -> "Future[Path]":
-        """The shard's file, sooner or later; with the lock held."""
-        if shard not in self._at_hand:
-            self._at_hand[shard] = self._pool.submit(self._bring, shard)
-        return self._at_hand[shard]
-
-    def _fetch_ahead(self) -> None:
-        """Fetch what comes next as far as it fits beside what is needed; with the lock held."""
-        while self._next < len(self._coming):
-            shard = self._coming[self._next]
-            if self._shards[shard].num_samples and self._next >= self._floor:
-                needed = self._needed() | {shard}
-                if sum(self._shards[number].num_bytes for number in needed) > self._limit:
-                    return
-                self._fetch(shard)
-            self._next += 1
-
-    def _needed(self) -> set[int]:
-        """Shards at hand that must stay: in use, of the current window, or fetched ahead."""
-        # The order never returns to a window that it has left.
-        ahead = max(self._next, self._floor + self._window)
-        due = set(self._coming[self._floor : ahead]) | set(self._uses)
-        return due.intersection(self._at_hand)
-
-    def _bring(self, shard: int) -> Path:
-        """Path of the checked file, fetched if need be; runs in the pool."""
-        path, info = self._folder / self._names[shard], self._shards[shard]
-        if _matches(path, info):
-            return path
-        content = self._checked_content(info)
+        """See ``ShardSource``."""
+        self._fetcher.close()
+        self._pool.abandon()
         with self._lock:
-            self._make_room(info.num_bytes)
-            self._arriving_bytes += info.num_bytes
+            self._is_closed = True
+            for shard, slot in self._slots.items():
+                if not slot.held.done():
+                    slot.held.set_exception(closed(self._shards[shard]))
+                _unpin(slot)
+            self._slots.clear()
+
+    def is_in_use(self, shard: int) -> bool:
+        """See ``Desk``."""
+        with self._lock:
+            return self._plan.is_in_use(shard)
+
+    def distance(self, shard: int) -> float | None:
+        """See ``Desk``."""
+        with self._lock:
+            return self._plan.distance(shard)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """See ``Desk``."""
+        with self._lock:
+            self._num_running -= 1
+            self._start()
         try:
-            _place_file(path, content)
+            yield
         finally:
             with self._lock:
-                self._arriving_bytes -= info.num_bytes
-        return path
+                self._num_running += 1
 
-    def _checked_content(self, info: ShardInfo) -> bytes:
-        for _ in range(2):
-            content = self._store.read(info.tar_name)
-            if hashlib.sha256(content).hexdigest() == info.sha256:
-                return content
-        raise ShardError(
-            f"shard {info.name} of {self._store.url} does not match its checksum, fetched twice; "
-            f"run `serengeti-etl verify {self._store.url}`"
-        )
+    def _make_bringers(self, settings: CacheSettings) -> list[Bringer]:
+        local = LocalShards(self._shards, self._tally, check=settings.check)
+        far: Bringer = MemoryShards(self._shards, self._fetcher)
+        if settings.folder is not None:
+            far = CachedShards(self._shards, settings, self._fetcher, far, self._tally)
+        return [far if shard.store.local_path("") is None else local for shard in self._shards]
 
-    def _make_room(self, num_bytes: int) -> None:
-        """Delete the longest unused of our files until ``num_bytes`` more fit; with the lock."""
-        shard_of = {name: shard for shard, name in enumerate(self._names)}
-        kept = {self._names[shard] for shard in self._needed()}
-        files = sorted(_cached_files(self._folder), key=lambda file: file[1].st_mtime_ns)
-        total = sum(status.st_size for _, status in files) + self._arriving_bytes + num_bytes
-        for path, status in files:
-            if total <= self._limit:
+    def _has_samples(self, shard: int) -> bool:
+        return self._shards[shard].info.num_samples > 0
+
+    @contextmanager
+    def _used(self, shard: int) -> Iterator[None]:
+        """Around opening a shard, which may be in no batch's use."""
+        with self._lock:
+            self._plan.begin(shard)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end(shard)
+
+    # Below, all but the work of a thread is called with the lock held.
+
+    def _slot(self, shard: int) -> _Slot:
+        if self._is_closed:
+            raise closed(self._shards[shard])
+        if shard not in self._slots:
+            self._plan.add(shard)
+            self._slots[shard] = _Slot(was_ahead=False)
+            self._wanted.append(shard)
+        return self._slots[shard]
+
+    def _end(self, shard: int) -> None:
+        self._plan.end(shard)
+        if shard in self._slots and not self._plan.is_in_use(shard):
+            _unpin(self._slots[shard])
+
+    def _drop(self, shard: int) -> None:
+        _unpin(self._slots.pop(shard))
+        self._plan.drop(shard)
+
+    def _settle(self) -> None:
+        """Drop what is not needed, bring what is, and what comes next as far as it fits."""
+        brought = [shard for shard, slot in self._slots.items() if slot.held.done()]
+        for shard in self._plan.surplus(brought):
+            self._drop(shard)
+        self._start()
+
+    def _start(self) -> None:
+        """Let threads begin: with what is in use, in the order of its begin, then ahead of need."""
+        while self._num_running < NUM_BROUGHT_AT_ONCE and not self._is_closed:
+            shard = self._wanted.popleft() if self._wanted else self._plan.take_next()
+            if shard is None:
                 return
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
-                self._at_hand.pop(shard_of.get(path.name, -1), None)
-                total -= status.st_size
+            self._num_running += 1
+            self._pool.submit(
+                self._work, shard, self._slots.setdefault(shard, _Slot(was_ahead=True))
+            )
+
+    def _try_open(self, shard: int) -> OpenShard | None:
+        """The shard, once it is there; None if it must be brought once more."""
+        with self._lock:
+            slot = self._slot(shard)
+            self._start()
+        with self._tally.timed("seconds_waiting"):
+            error = slot.held.exception()  # waits
+        with self._lock:
+            if error is None:
+                try:
+                    slot.pin = slot.pin or slot.held.result().open()
+                    return slot.pin.again()
+                except FileNotFoundError:  # another process has deleted or replaced it
+                    pass
+            if self._slots.get(shard) is slot:
+                self._drop(shard)
+        if error is None or (slot.was_ahead and not self._is_closed):
+            return None
+        raise error
+
+    def _work(self, shard: int, slot: _Slot) -> None:
+        """Bring a shard; the work of a thread."""
+        with _Delivery(self, slot) as delivery:
+            delivery.held = self._bringers[shard].bring(shard, self)
+            if not delivery.held.is_whole and shard not in self._damaged:
+                self._damaged.add(shard)
+                self._tally.add(num_damaged=1)
+                _warn(self._shards[shard])
+
+    def delivered(self, slot: _Slot, held: Held | None, error: BaseException | None) -> None:
+        """A thread has brought a shard, or failed; without the lock held."""
+        with self._lock:
+            self._num_running -= 1
+            if not slot.held.done():  # else the source was closed
+                if held is not None:
+                    slot.held.set_result(held)
+                else:
+                    slot.held.set_exception(error or RuntimeError("nothing was brought"))
+            self._settle()
 
 
-def open_shards(
-    store: Store, shards: Sequence[ShardInfo], cache_folder: str, cache_bytes: int
-) -> ShardFiles:
-    """The tars of a split: in place if the dataset is in a local folder, else through a cache.
+class _Delivery:
+    """The work of a thread as a context: what it brings, or raises, goes to who waits for it."""
 
-    Args:
-        store: the dataset.
-        shards: the shards of the split, in the order of the dataset.
-        cache_folder: local folder for shards of a bucket.
-        cache_bytes: size that this folder is kept within.
-    """
-    if store.local_path("") is not None:
-        return LocalShards(store, shards)
-    return CachedShards(store, shards, Path(cache_folder).expanduser(), cache_bytes)
+    def __init__(self, source: BackgroundSource, slot: _Slot) -> None:
+        self._source, self._slot = source, slot
+        self.held: Held | None = None
 
+    def __enter__(self) -> Self:
+        return self
 
-def _cached_name(store: Store, shard: ShardInfo) -> str:
-    place = f"{store.url.rstrip('/')}/{shard.tar_name}\n{shard.sha256}"
-    return f"serengeti-{hashlib.blake2b(place.encode(), digest_size=32).hexdigest()}.tar"
-
-
-def _matches(path: Path, info: ShardInfo) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == info.sha256
-    except FileNotFoundError:
-        return False
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._source.delivered(self._slot, self.held, error)
+        return True
 
 
-def _place_file(path: Path, content: bytes) -> None:
-    """Put a file whole or not at all; no fsync, since its checksum is read before its use."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _warn(damaged: Shard) -> None:
+    logger.warning(
+        "Shard %s does not match its size or checksum in dataset.json; each of its samples is "
+        "checked. Run `serengeti-etl verify %s`.",
+        damaged.url,
+        damaged.store.url,
+    )
 
 
-def _cached_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Our tars in the folder; one that another process deletes meanwhile is left out."""
-    files = []
-    for entry in os.scandir(folder):
-        if _CACHED_NAME.fullmatch(entry.name):
-            with contextlib.suppress(FileNotFoundError):
-                files.append((Path(entry.path), entry.stat()))
-    return files
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove unfinished files that killed processes left behind."""
-    for path in folder.glob("serengeti-*.partial"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()
+def _unpin(slot: _Slot) -> None:
+    if slot.pin is not None:
+        slot.pin.close()
+        slot.pin = None

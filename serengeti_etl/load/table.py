@@ -105,7 +105,7 @@ class SampleTable:
         return int(np.maximum(np.diff(self._sequence_starts_Q1) - self.num_frames, 0).sum())
 
     @cached_property
-    def shard_sizes_S(self) -> Int64:
+    def shard_sizes(self) -> Int64:
         """Samples of each shard."""
         if self._starts_M1 is None:
             return self.images.shard_sizes_S
@@ -158,11 +158,9 @@ class SampleTable:
 
     def weights(self) -> Float64:
         """How often each sample comes, (M,), 1 on average."""
-        weights_M = self._class_weights() * self._share_weights()
-        total = weights_M.sum()
-        if not total:
-            return np.ones(len(self))
-        return weights_M * (len(self) / total)
+        weights_M: Float64 = self._class_weights() * self._share_weights()
+        total = float(weights_M.sum())
+        return weights_M * (len(self) / total) if total else np.ones(len(self))
 
     def category_weights(self) -> dict[str, float]:
         """How often a sample of each category comes, against one of weight 1."""
@@ -184,7 +182,8 @@ class SampleTable:
         pairs = np.unique(samples_K * len(self.images.classes) + codes_K)
         num_classes = len(self.images.classes)
         values = values_M[pairs // num_classes]
-        return np.bincount(pairs % num_classes, weights=values, minlength=num_classes)
+        sums_C = np.bincount(pairs % num_classes, weights=values, minlength=num_classes)
+        return sums_C.astype(np.float64)
 
     def _labels(self) -> tuple[Int64, Int16]:
         """Sample and class of every label of every image."""
@@ -208,6 +207,6 @@ class SampleTable:
         shares = self.selection.shares
         if shares is None:
             return 1.0
-        datasets_M = np.repeat(self.images.datasets_S, self.shard_sizes_S)
+        datasets_M = np.repeat(self.images.datasets_S, self.shard_sizes)
         counts_D = np.bincount(datasets_M, minlength=len(shares))
         return (np.array(shares) / np.maximum(counts_D, 1))[datasets_M]

@@ -17,7 +17,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import RunError, require
 from serengeti_etl.label_config import EMPTY
-from serengeti_etl.load.loader import Batch, ShardLoader
+from serengeti_etl.load.augment import Augment
+from serengeti_etl.load.batch import Batch
+from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import (
     BEST_FILE,
@@ -152,9 +154,9 @@ class _Trainer:
         stage = self._stages[0]
         # Read through a loader, so that image counts and class codes are the loader's own.
         with self._train_loader(stage) as loader:
-            samples = loader.samples
-        means_C = class_means(samples.class_counts(), len(samples))
-        self._sequence_means_C = class_means(*samples.sequence_counts())
+            images = loader.samples.images
+        means_C = class_means(images.class_counts(), len(images))
+        self._sequence_means_C = class_means(*images.sequence_counts())
         with torch.random.fork_rng():
             torch.manual_seed(self._recipe.seed)
             model = build_classifier(self._recipe.model, means_C, self._recipe.weights)
@@ -180,7 +182,9 @@ class _Trainer:
 
     def _train_loader(self, stage: Stage) -> ShardLoader:
         settings = self._settings.loader_settings(
-            stage.image_size, augment=stage.augment, window=self._recipe.window
+            stage.image_size,
+            augment=Augment() if stage.augment else None,
+            window=self._recipe.window,
         )
         return ShardLoader(
             self._dataset,

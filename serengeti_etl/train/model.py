@@ -14,7 +14,7 @@ from serengeti_etl.train.checkpoint import read_tensors
 from serengeti_etl.train.metrics import Float64, Predictions
 
 if TYPE_CHECKING:
-    from serengeti_etl.load.loader import Batch
+    from serengeti_etl.load.batch import Batch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -9,6 +9,7 @@ import torch
 from serengeti_etl.config import MIB
 from serengeti_etl.errors import require
 from serengeti_etl.load.loader import LoaderSettings
+from serengeti_etl.load.shard_source import CacheSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +53,7 @@ class TrainSettings:
         return LoaderSettings(
             image_size=image_size,
             num_threads=self.num_threads,
-            cache_folder=self.cache_folder,
-            cache_bytes=self.cache_bytes,
+            cache=CacheSettings(folder=self.cache_folder, limit_bytes=self.cache_bytes),
             pin_memory=self.torch_device.type == "cuda",
             **more,
         )

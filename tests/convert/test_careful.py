@@ -13,8 +13,8 @@ from serengeti_etl.config import ClusterSpec, ResizeSettings, SeasonPipeline
 from serengeti_etl.convert.careful import CarefulResizer
 from serengeti_etl.convert.resize import ResizedImage, resize_to_each
 from serengeti_etl.convert.season import convert_season
-from serengeti_etl.stages import Stages
 from serengeti_etl.errors import ImageError
+from serengeti_etl.stages import Stages
 from tests.conftest import season_pipeline
 
 ROOT = Path(__file__).parents[2]

@@ -29,8 +29,8 @@ from serengeti_etl.convert.resize import (
     resize_jpeg,
     resize_to_each,
 )
-from serengeti_etl.stages import Stages
 from serengeti_etl.errors import ImageError
+from serengeti_etl.stages import Stages
 
 ANY_SIZE = ResizeSettings(min_side=1)
 

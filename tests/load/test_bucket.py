@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from serengeti_etl.errors import ShardError
-from serengeti_etl.load.loader import Batch, LoaderSettings, ShardLoader
+from serengeti_etl.load.batch import Batch
+from serengeti_etl.load.loader import LoaderSettings, ShardLoader
+from serengeti_etl.load.shard_source import CacheSettings
 from tests.dataset_factory import make_dataset
 
 
 def read(url: str, cache: Path, state: dict[str, object] | None = None) -> list[Batch]:
     """All batches of what is left of the epoch."""
-    settings = LoaderSettings(image_size=(48, 64), window=2, cache_folder=str(cache))
+    settings = LoaderSettings(image_size=(48, 64), window=2, cache=CacheSettings(folder=str(cache)))
     with ShardLoader(url, split="train", batch_size=4, seed=5, settings=settings) as loader:
         if state is not None:
             loader.load_state_dict(state)

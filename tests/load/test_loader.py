@@ -11,7 +11,8 @@ from PIL import Image
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError, DatasetError, ShardError
-from serengeti_etl.load.loader import Batch, LoaderSettings, ShardLoader
+from serengeti_etl.load.batch import Batch
+from serengeti_etl.load.loader import LoaderSettings, ShardLoader
 from tests.dataset_factory import CLASSES, Recipe, jpeg_of, make_dataset
 
 SETTINGS = LoaderSettings(image_size=(48, 64), window=2, num_threads=2)

@@ -31,7 +31,7 @@ def test_the_plain_library_reads_what_our_loader_reads(tmp_path: Path) -> None:
 def test_the_pipeline_equals_the_loader(tmp_path: Path, *, memory: bool) -> None:
     """Images, targets and keys of the pipeline are the loader's, from a folder and a bucket."""
     dataset = make_dataset(f"memory://{tmp_path.name}-wds" if memory else str(tmp_path))
-    settings = LoaderSettings(image_size=(24, 32), cache_folder=str(tmp_path / "cache"))
+    settings = LoaderSettings(image_size=(24, 32))
     pipeline = webdataset_pipeline(dataset.store.url, split="val", image_size=(24, 32))
     with ShardLoader(
         dataset, split="val", batch_size=1, settings=settings.for_evaluation()

@@ -1,0 +1,148 @@
+"""Whole shards from a store, by several requests at once, compared with their checksums."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from serengeti_etl.config import MIB
+from serengeti_etl.daemon_pool import DaemonPool
+from serengeti_etl.errors import RequestRefused, ShardError
+from serengeti_etl.load.shard_source import Shard
+from serengeti_etl.load.source_tally import SourceTally
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+PART_NUM_BYTES = 8 * MIB
+"""Size of one range request."""
+
+NUM_PARTS_AT_ONCE = 4
+"""Requests for one shard at the same time; also the bound on memory for it, in parts."""
+
+
+class Sink(Protocol):
+    """Where the bytes of a shard go."""
+
+    def put(self, offset: int, part: bytes) -> None:
+        """Write ``part`` at ``offset``, over what may be there."""
+
+
+class ShardFetcher:
+    """Brings shards from their stores, each into a sink.
+
+    Args:
+        shards: by number.
+        tally: where fetches are counted.
+        check: compare with checksums; otherwise with sizes alone.
+    """
+
+    def __init__(self, shards: Sequence[Shard], tally: SourceTally, *, check: bool) -> None:
+        self._shards, self._tally, self._check = shards, tally, check
+        self._is_closed = False
+
+    def fetch(self, shard: int, sink: Sink) -> bytes | None:
+        """None once the sink holds the whole shard; else what the store has in its place.
+
+        A shard that does not match is fetched once more, in one piece.
+
+        Raises:
+            ShardError: the shard is missing, or the store failed on every try.
+            OSError: the sink's.
+        """
+        what = self._shards[shard]
+        self._tally.add(num_fetches=1)
+        if self._stream(what, sink):
+            return None
+        self._tally.add(num_refetched=1)
+        content = self._read(what)
+        if not self._matches(what, content):
+            return content
+        sink.put(0, content)
+        return None
+
+    def close(self) -> None:
+        """Begin no further request: fetches under way end with an error."""
+        self._is_closed = True
+
+    def _stream(self, what: Shard, sink: Sink) -> bool:
+        """True when the parts, which go to the sink as they come, make up the shard."""
+        digest, offset, num_bytes = hashlib.sha256(), 0, what.info.num_bytes
+        for part in self._parts(what):
+            if len(part) != min(PART_NUM_BYTES, num_bytes - offset):
+                return False
+            sink.put(offset, part)
+            if self._check:
+                digest.update(part)
+            offset += len(part)
+        return not self._check or digest.hexdigest() == what.info.sha256
+
+    def _parts(self, what: Shard) -> Iterator[bytes]:
+        """The shard's bytes in order; empty ones where the store has no such range."""
+        if what.info.num_bytes <= PART_NUM_BYTES:
+            yield self._read(what)
+            return
+        starts = deque(range(0, what.info.num_bytes, PART_NUM_BYTES))
+        coming: deque[Future[bytes]] = deque()
+        # Of its own, so that it can be abandoned without leaving another fetch waiting for ever.
+        pool = DaemonPool(NUM_PARTS_AT_ONCE, "serengeti-part")
+        try:
+            while starts or coming:
+                while starts and len(coming) < NUM_PARTS_AT_ONCE:
+                    coming.append(pool.submit(self._read_part, what, starts.popleft()))
+                yield coming.popleft().result()
+        finally:
+            pool.abandon()
+
+    def _read_part(self, what: Shard, start: int) -> bytes:
+        end = min(start + PART_NUM_BYTES, what.info.num_bytes)
+        with self._asking(what):
+            try:
+                part = what.store.read_range(what.info.tar_name, start, end)
+            except RequestRefused:
+                # Past the end of a cut shard, or a server without ranges: the whole will tell.
+                return b""
+        self._tally.add(num_bytes_fetched=len(part))
+        return part
+
+    def _read(self, what: Shard) -> bytes:
+        with self._asking(what):
+            content = what.store.read(what.info.tar_name)
+        self._tally.add(num_bytes_fetched=len(content))
+        return content
+
+    def _matches(self, what: Shard, content: bytes) -> bool:
+        if len(content) != what.info.num_bytes:
+            return False
+        return not self._check or hashlib.sha256(content).hexdigest() == what.info.sha256
+
+    @contextmanager
+    def _asking(self, what: Shard) -> Iterator[None]:
+        """Around a request: its errors name the shard, the cause and what to do."""
+        if self._is_closed:
+            raise closed(what)
+        try:
+            with self._tally.timed("seconds_fetching"):
+                yield
+        except FileNotFoundError as error:
+            raise missing(what) from error
+        except OSError as error:
+            raise ShardError(
+                f"shard {what.info.name} cannot be read from {what.url} "
+                f"({type(error).__name__}: {error}); when the store answers again, the same "
+                "command goes on from the last checkpoint"
+            ) from error
+
+
+def missing(what: Shard) -> ShardError:
+    """The error of a shard that is not where dataset.json says."""
+    return ShardError(
+        f"shard {what.info.name} is missing: there is no {what.url}; run "
+        f"`serengeti-etl verify {what.store.url}`, and `serengeti-etl repair` makes it again"
+    )
+
+
+def closed(what: Shard) -> ShardError:
+    """The error of a shard that was waited for when its source was closed."""
+    return ShardError(f"shard {what.info.name} of {what.store.url}: its source was closed")

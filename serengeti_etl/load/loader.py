@@ -240,8 +240,10 @@ class ShardLoader(IterableDataset[Batch]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but threads and files: a worker process opens its own."""
-        fresh = {"_running": None, "_reader": None, "_memory": None, "_meter": _Meter()}
-        return self.__dict__ | fresh
+        return self.__dict__ | {"_running": None, "_reader": None, "_memory": None, "_meter": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _meter=_Meter())
 
     def _batches(self) -> Generator[Batch, None, None]:
         start, meter = self._cursor, self._meter

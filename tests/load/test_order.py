@@ -6,53 +6,139 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.load.order import Cursor, Part, epoch_order
+from serengeti_etl.load.order import Cursor, EpochOrder, Int64, Part
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(sum)
 
 
-def cursor(*, seed: int = 0, epoch: int = 0, window: int = 3, plan_hash: str = "ab") -> Cursor:
+def cursor(
+    *, seed: int = 0, epoch: int = 0, window: int = 3, plan_hash: str = "ab", lanes: int = 1
+) -> Cursor:
     """A cursor at the start of an epoch."""
-    return Cursor(plan_hash=plan_hash, split="train", seed=seed, epoch=epoch, window=window)
+    return Cursor(
+        plan_hash=plan_hash, split="train", seed=seed, epoch=epoch, window=window, lanes=lanes
+    )
 
 
-@given(sizes=SIZES, seed=st.integers(0, 2**40), epoch=st.integers(0, 50), window=st.integers(0, 5))
+def rows_of(sizes: list[int], place: Cursor) -> Int64:
+    """All samples in the order that the cursor names."""
+    return EpochOrder(np.array(sizes), place).samples(np.arange(sum(sizes)))
+
+
+@given(
+    sizes=SIZES,
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 50),
+    window=st.integers(0, 5),
+    lanes=st.integers(1, 5),
+)
 def test_every_sample_comes_exactly_once(
-    sizes: list[int], seed: int, epoch: int, window: int
+    sizes: list[int], seed: int, epoch: int, window: int, lanes: int
 ) -> None:
-    """An epoch's order is a permutation of all samples, whatever the shards and the window."""
-    order = epoch_order(np.array(sizes), cursor(seed=seed, epoch=epoch, window=window))
-    assert np.array_equal(np.sort(order.rows_N), np.arange(sum(sizes)))
-    assert np.array_equal(np.sort(order.shards_S), np.arange(len(sizes)))
+    """An epoch's order is a permutation of all samples, whatever shards, window and lanes."""
+    rows = rows_of(sizes, cursor(seed=seed, epoch=epoch, window=window, lanes=lanes))
+    assert np.array_equal(np.sort(rows), np.arange(sum(sizes)))
 
 
-@given(sizes=SIZES, window=st.integers(1, 5))
-def test_windows_are_used_up_one_after_another(sizes: list[int], window: int) -> None:
-    """Samples of a later window never come before those of an earlier one."""
-    order = epoch_order(np.array(sizes), cursor(window=window))
-    shard_of_row = np.repeat(np.arange(len(sizes)), sizes)
-    place = np.argsort(order.shards_S)
-    windows = place[shard_of_row[order.rows_N]] // window
-    assert np.all(np.diff(windows) >= 0)
+@given(sizes=SIZES, window=st.integers(0, 5), lanes=st.integers(1, 4), data=st.data())
+def test_a_place_is_the_same_however_it_is_asked_for(
+    sizes: list[int], window: int, lanes: int, data: st.DataObject
+) -> None:
+    """Places asked for one by one, in any order, hold what the whole order has there."""
+    place = cursor(window=window, lanes=lanes)
+    whole = rows_of(sizes, place)
+    asked = data.draw(st.lists(st.integers(0, sum(sizes) - 1), min_size=1, max_size=20))
+    order = EpochOrder(np.array(sizes), place)
+    assert [int(order.samples(np.array([at]))[0]) for at in asked] == whole[asked].tolist()
+
+
+@given(sizes=SIZES, window=st.integers(0, 5), lanes=st.integers(1, 4))
+def test_windows_hold_what_the_order_takes_between_their_ends(
+    sizes: list[int], window: int, lanes: int
+) -> None:
+    """Each place lies in one window of its lane, whose shards hold its sample."""
+    place = cursor(window=window, lanes=lanes)
+    rows, shard_of_row = rows_of(sizes, place), np.repeat(np.arange(len(sizes)), sizes)
+    windows = EpochOrder(np.array(sizes), place).windows(tuple(range(lanes)))
+    for at, row in enumerate(rows):
+        (mine,) = [w for w in windows if w.lane == at % lanes and w.first <= at <= w.last]
+        assert shard_of_row[row] in mine.shards
+    for one in windows:
+        taken = {int(shard_of_row[row]) for row in rows[one.first : one.last + 1 : lanes]}
+        assert taken == set(one.shards)
+        assert len(one.shards) <= max(1, window)
+
+
+@given(sizes=SIZES, lanes=st.integers(1, 4), start=st.integers(0, 40))
+def test_windows_from_a_place_on_are_those_that_end_at_it_or_later(
+    sizes: list[int], lanes: int, start: int
+) -> None:
+    """What ends before the place is left out, and nothing else."""
+    order = EpochOrder(np.array(sizes), cursor(window=2, lanes=lanes))
+    every = order.windows(tuple(range(lanes)))
+    assert order.windows(tuple(range(lanes)), start) == [w for w in every if w.last >= start]
+
+
+@given(sizes=SIZES, lanes=st.integers(1, 5))
+def test_lanes_take_turns_and_are_of_equal_length(sizes: list[int], lanes: int) -> None:
+    """Every lane has the same number of samples, or one more."""
+    counts = np.bincount(np.arange(sum(sizes)) % lanes, minlength=lanes)
+    order = EpochOrder(np.array(sizes), cursor(lanes=lanes))
+    lengths = [
+        sum((w.last - w.first) // lanes + 1 for w in order.windows((lane,)))
+        for lane in range(lanes)
+    ]
+    assert lengths == counts.tolist()
+
+
+@given(data=st.data())
+def test_ranks_of_whole_lanes_take_the_same_lanes_in_every_step(data: st.DataObject) -> None:
+    """Where the batch is a multiple of the lanes, and these of the ranks, no lane is shared."""
+    world = data.draw(st.integers(1, 4))
+    lanes = world * data.draw(st.integers(1, 3))
+    batch = lanes // world * data.draw(st.integers(1, 3))
+    start = data.draw(st.integers(0, 50))
+    parts = [Part(rank=r, world_size=world, batch_size=batch, lanes=lanes) for r in range(world)]
+    used = [set(part.lanes_used(start)) for part in parts]
+    assert sorted(lane for lanes_of_rank in used for lane in lanes_of_rank) == list(range(lanes))
+    for step in range(3):
+        for part, mine in zip(parts, used, strict=True):
+            places = part.positions(start + step * part.global_batch, 10**9)
+            assert len(places) == batch
+            assert set((places % lanes).tolist()) <= mine
+
+
+def test_sequences_stay_together_when_they_are_shuffled_as_such() -> None:
+    """The images of a group follow each other, and the groups are mixed."""
+    sizes, starts = [9, 8], np.array([0, 3, 6, 9, 12, 15])
+    order = EpochOrder(np.array(sizes), cursor(window=2), starts)
+    rows = order.samples(np.arange(17))
+    groups = np.searchsorted(starts, rows, side="right")
+    runs = groups[np.flatnonzero(np.diff(groups, prepend=0))]
+    assert sorted(runs.tolist()) == [1, 2, 3, 4, 5, 6]
+    assert runs.tolist() != [1, 2, 3, 4, 5, 6]
+    assert all(np.all(np.diff(rows[groups == group]) == 1) for group in range(1, 7))
 
 
 def test_the_order_is_decided_by_dataset_seed_and_epoch() -> None:
-    """The same values give the same order; another seed, epoch, dataset or window another one."""
-    sizes = np.array([20, 30, 10, 25])
-    rows = epoch_order(sizes, cursor()).rows_N
-    assert np.array_equal(rows, epoch_order(sizes, cursor()).rows_N)
+    """The same values give the same order; another seed, epoch, dataset, window or lanes not."""
+    sizes = [20, 30, 10, 25]
+    rows = rows_of(sizes, cursor())
+    assert np.array_equal(rows, rows_of(sizes, cursor()))
     others = [cursor(seed=1), cursor(epoch=1), cursor(plan_hash="cd"), cursor(window=2)]
-    assert not any(np.array_equal(rows, epoch_order(sizes, other).rows_N) for other in others)
+    others.append(cursor(lanes=2))
+    assert not any(np.array_equal(rows, rows_of(sizes, other)) for other in others)
 
 
 def test_the_order_never_changes_between_releases() -> None:
     """The order of a known cursor is pinned: a checkpoint of today resumes in years."""
-    rows = epoch_order(np.array([3, 0, 4, 2]), cursor(window=2)).rows_N
-    assert rows.tolist() == PINNED
-    assert epoch_order(np.array([3, 2]), cursor(window=0)).rows_N.tolist() == [0, 1, 2, 3, 4]
+    assert rows_of([3, 0, 4, 2], cursor(window=2)).tolist() == PINNED
+    assert rows_of([3, 0, 4, 2], cursor(window=2, lanes=2)).tolist() == PINNED_LANES
+    assert rows_of([3, 2], cursor(window=0)).tolist() == [0, 1, 2, 3, 4]
 
 
 PINNED = [1, 7, 8, 2, 0, 5, 6, 4, 3]
+PINNED_LANES = [7, 3, 1, 4, 8, 6, 0, 5, 2]
 
 
 @settings(max_examples=1000, deadline=None)
@@ -65,13 +151,18 @@ def test_resume_on_any_hardware_loses_and_repeats_nothing(data: st.DataObject) -
     while consumed < num_samples:
         world = data.draw(st.integers(1, 4))
         batch = data.draw(st.integers(1, 9))
-        parts = [Part(rank=rank, world_size=world, batch_size=batch) for rank in range(world)]
+        lanes = data.draw(st.integers(1, 5))
+        parts = [
+            Part(rank=rank, world_size=world, batch_size=batch, lanes=lanes)
+            for rank in range(world)
+        ]
         num_steps = {part.num_steps(num_samples - consumed, drop_last=False) for part in parts}
         assert len(num_steps) == 1
         stop = data.draw(st.integers(1, num_steps.pop()))
         for step in range(stop):
-            places = np.concatenate([part.positions(consumed, step) for part in parts])
-            handed_out.append(order[places[places < num_samples]])
+            start = consumed + step * parts[0].global_batch
+            places = np.concatenate([part.positions(start, num_samples) for part in parts])
+            handed_out.append(order[np.sort(places)])
         consumed = min(num_samples, consumed + stop * parts[0].global_batch)
     assert np.array_equal(np.concatenate(handed_out), order)
 

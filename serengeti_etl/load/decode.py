@@ -4,6 +4,8 @@ Measured on Serengeti photographs of 512x384 at 60 KB, CPU per image: the decode
 libjpeg-turbo that simplejpeg brings, 0.70 ms; ``decode_onto`` PLACEHOLDER.
 """
 
+from threading import Thread
+
 import numpy as np
 import simplejpeg
 import torch
@@ -40,7 +42,8 @@ def decode_into(jpeg: bytes, view: View, out_HWC: UInt8) -> None:
         _decode_exactly(jpeg, out_HWC)
         return
     crop_HWC = _decode_crop(jpeg, view, (height, width))
-    images_1CHW = _resized(_as_tensor(crop_HWC), (height, width))
+    # Copied by numpy: torch would wake a team of threads for it, see ``use_one_core``.
+    images_1CHW = _resized(_as_tensor(np.ascontiguousarray(crop_HWC)), (height, width))
     if view.jitter != _PLAIN:
         images_1CHW = _jittered(images_1CHW, view)
     _as_tensor(out_HWC).copy_(images_1CHW.flip(-1) if view.flip else images_1CHW)
@@ -90,6 +93,21 @@ def decode_image(jpeg: bytes, image_size: tuple[int, int] | None = None) -> UInt
     out_HWC = np.empty((*image_size, 3), dtype=np.uint8)
     decode_into(jpeg, WHOLE, out_HWC)
     return out_HWC
+
+
+def use_one_core() -> None:
+    """Nothing; from now on torch's operations in the calling thread use that thread alone.
+
+    For the threads that decode: each has a core already. Torch would give each of them a team of
+    threads of its own, which wait for each other in busy loops: on a machine with other work that
+    made a flip or a jitter cost ten times as much. Other threads keep what they have.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # It also changes what threads get that have not begun yet: put that back, from such a thread.
+    restore = Thread(target=torch.set_num_threads, args=(num_threads,))
+    restore.start()
+    restore.join()
 
 
 def _size_of(jpeg: bytes) -> tuple[int, int]:
@@ -143,7 +161,7 @@ def _resized(images_1CHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _jittered(images_1CHW: Tensor, view: View) -> Tensor:
-    # Colours apart from each other in memory: arithmetic on them is then three times as fast.
+    # Each colour in one piece of memory: sums over them are faster so.
     changed_1CHW = images_1CHW.to(torch.float32, memory_format=torch.contiguous_format)
     jitter_in_place(changed_1CHW, np.array([view.jitter], dtype=np.float32))
     return changed_1CHW.round_().to(torch.uint8)

@@ -20,6 +20,7 @@ from serengeti_etl.config import MIB
 from serengeti_etl.dataset.index import Dataset, open_dataset
 from serengeti_etl.errors import ConfigError, require
 from serengeti_etl.load.augment import Augment, Views, draw_views, whole_views
+from serengeti_etl.load.decode import use_one_core
 from serengeti_etl.load.order import Cursor, Int32, Int64, Part, epoch_order
 from serengeti_etl.load.reader import SampleReader
 from serengeti_etl.load.shards import open_shards
@@ -228,7 +229,9 @@ class ShardLoader:
         reader, start = self._open_reader(), self._cursor
         order = epoch_order(self.samples.shard_sizes_S, start)
         reader.files.schedule(order.shards_S.tolist(), start.window)
-        pool = ThreadPoolExecutor(self._num_threads(), thread_name_prefix="serengeti-decode")
+        pool = ThreadPoolExecutor(
+            self._num_threads(), thread_name_prefix="serengeti-decode", initializer=use_one_core
+        )
         pending: deque[_Work] = deque()
         try:
             # step numbers

@@ -2,18 +2,20 @@
 
 import csv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from serengeti_etl.load.augment import WHOLE, Augment, View, draw_views
-from serengeti_etl.load.decode import decode_image, decode_into, decode_onto
+from serengeti_etl.load.decode import decode_image, decode_into, decode_onto, use_one_core
 from tests.pictures import decibels, jpeg_of, picture, pillow, pillow_view
 
 JPEG = jpeg_of(picture())
@@ -103,6 +105,20 @@ def test_jitters_come_in_torchvisions_order() -> None:
     expected = ImageEnhance.Color(expected).enhance(1.7)
     shown = decoded(View(jitter=(1.6, 0.5, 1.7)), (96, 128))
     assert decibels(shown, np.asarray(expected)) > 45
+
+
+def test_one_core_is_for_the_calling_thread_alone() -> None:
+    """Torch's threads become one where it was asked for, and stay as they were elsewhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(1, initializer=use_one_core) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [(96, 128), (50, 128), (96, 100), (31, 17)])

@@ -136,12 +136,10 @@ class Views:
             sizes_B2: height and width of each photograph in px; 0, of no photograph, counts as 1.
         """
         sizes_B2 = np.maximum(1, sizes_B2)
-        is_whole_B1 = self.sides_B[:, None] == 1
         even_B2 = np.maximum(1, 2 * np.rint(sizes_B2 * self.sides_B[:, None] / 2))
-        lengths_B2 = np.where(is_whole_B1, sizes_B2, even_B2)
+        lengths_B2 = np.where(self.sides_B[:, None] == 1, sizes_B2, even_B2)
         corners_B2 = np.rint(sizes_B2 * np.stack([self.tops_B, self.lefts_B], axis=1) / 2)
         corners_B2 = 2 * np.minimum(corners_B2, (sizes_B2 - lengths_B2) // 2)
-        corners_B2 = np.where(is_whole_B1, 0, corners_B2)
         return np.concatenate([corners_B2, lengths_B2], axis=1).astype(np.int64)
 
 

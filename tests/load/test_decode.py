@@ -97,6 +97,12 @@ def test_jitter_is_pillows(at: int, enhance: Callable[[Image.Image], Any], facto
     assert decibels(decoded(view, (96, 128)), expected) > 48
 
 
+def test_jitter_rounds_to_the_nearest() -> None:
+    """Pictures do not become darker by half a level."""
+    shown = decoded(View(jitter=(0.5, 1.0, 1.0)), (96, 128))
+    assert abs(shown.mean() - decode_image(JPEG).mean() / 2) < 0.1
+
+
 def test_jitters_come_in_torchvisions_order() -> None:
     """Brightness first, cut at white, then contrast, then saturation."""
     expected = Image.fromarray(decode_image(JPEG))

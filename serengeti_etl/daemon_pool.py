@@ -18,10 +18,13 @@ class DaemonPool:
     Args:
         num_threads: most that work at once.
         name: of the threads.
+        begin: called in each thread before all else.
     """
 
-    def __init__(self, num_threads: int, name: str) -> None:
-        self._num_threads, self._name = num_threads, name
+    def __init__(
+        self, num_threads: int, name: str, begin: Callable[[], object] | None = None
+    ) -> None:
+        self._num_threads, self._name, self._begin = num_threads, name, begin
         self._threads: list[threading.Thread] = []
         self._waiting: SimpleQueue[_Call[Any] | None] = SimpleQueue()
         self._is_abandoned = False
@@ -51,6 +54,8 @@ class DaemonPool:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
+        if self._begin is not None:
+            self._begin()
         for call in iter(self._waiting.get, None):
             if self._is_abandoned:
                 return

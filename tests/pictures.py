@@ -16,7 +16,8 @@ def picture(height: int = 96, width: int = 128, seed: int = 0) -> UInt8:
     slopes = np.stack([columns * 255 // width, rows * 255 // height, rows * 0 + 128], axis=-1)
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     grass = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1.5))
-    return np.clip(slopes * 0.8 + np.asarray(grass) - 102, 0, 255).astype(np.uint8)
+    pixels: UInt8 = np.clip(slopes * 0.8 + np.asarray(grass) - 102, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def jpeg_of(pixels: UInt8, mode: str = "RGB", **options: Any) -> bytes:

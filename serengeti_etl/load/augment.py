@@ -72,12 +72,17 @@ class View:
     jitter: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, rows and columns of the crop in px of a photograph of this size."""
-        num_rows = max(1, round(height * self.side))
-        num_columns = max(1, round(width * self.side))
-        top = min(round(height * self.top), height - num_rows)
-        left = min(round(width * self.left), width - num_columns)
-        return max(0, top), max(0, left), num_rows, num_columns
+        """Top, left, rows and columns of the crop in px of a photograph of this size.
+
+        Crops lie on even px: a decode at half size can then cut out exactly the same.
+        """
+        if self.side == 1:
+            return 0, 0, height, width
+        num_rows = max(1, 2 * round(height * self.side / 2))
+        num_columns = max(1, 2 * round(width * self.side / 2))
+        top = min(round(height * self.top / 2), (height - num_rows) // 2)
+        left = min(round(width * self.left / 2), (width - num_columns) // 2)
+        return 2 * top, 2 * left, num_rows, num_columns
 
 
 WHOLE = View()
@@ -128,12 +133,14 @@ class Views:
         """``View.box`` of each: top, left, rows and columns in px, (B, 4).
 
         Args:
-            sizes_B2: height and width of each photograph in px.
+            sizes_B2: height and width of each photograph in px; 0, of no photograph, counts as 1.
         """
-        corners_B2 = np.rint(sizes_B2 * np.stack([self.tops_B, self.lefts_B], axis=1))
-        sides_B2 = np.maximum(1, np.rint(sizes_B2 * self.sides_B[:, None]))
-        corners_B2 = np.maximum(0, np.minimum(corners_B2, sizes_B2 - sides_B2))
-        return np.concatenate([corners_B2, sides_B2], axis=1).astype(np.int64)
+        sizes_B2 = np.maximum(1, sizes_B2)
+        even_B2 = np.maximum(1, 2 * np.rint(sizes_B2 * self.sides_B[:, None] / 2))
+        lengths_B2 = np.where(self.sides_B[:, None] == 1, sizes_B2, even_B2)
+        corners_B2 = np.rint(sizes_B2 * np.stack([self.tops_B, self.lefts_B], axis=1) / 2)
+        corners_B2 = 2 * np.minimum(corners_B2, (sizes_B2 - lengths_B2) // 2)
+        return np.concatenate([corners_B2, lengths_B2], axis=1).astype(np.int64)
 
 
 def whole_views(num_views: int) -> Views:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serengeti_etl.daemon_pool import DaemonPool
 from serengeti_etl.load.augment import Augment, Views, draw_views, whole_views
 from serengeti_etl.load.batch import Batch, BatchMemory, UInt8
+from serengeti_etl.load.decode import use_one_core
 from serengeti_etl.load.epoch import Epoch
 from serengeti_etl.load.order import Part, Window
 from serengeti_etl.load.reader import Got, SampleReader, Wish
@@ -108,7 +109,7 @@ class Feed:
             return
         windows = self._epoch.windows(feeding.part.lanes_used(starts[0]), starts[0])
         needs = _Needs(windows, source)
-        pool = DaemonPool(feeding.num_threads, "serengeti-decode")
+        pool = DaemonPool(feeding.num_threads, "serengeti-decode", use_one_core)
         pending: deque[_Work] = deque()
         try:
             # places in the global order -> batches that are being decoded

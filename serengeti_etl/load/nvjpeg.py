@@ -43,7 +43,8 @@ def decode_on_device(
     # frombuffer warns of bytes, which cannot be written to.
     contents = [torch.from_numpy(np.frombuffer(jpeg, np.uint8).copy()) for jpeg in jpegs]
     try:
-        images = decode_jpeg(contents, mode=ImageReadMode.RGB, device=device)
+        # It refuses an empty list.
+        images = decode_jpeg(contents, mode=ImageReadMode.RGB, device=device) if contents else []
     except RuntimeError as error:
         raise ValueError(f"torchvision cannot decode one of {len(jpegs)} JPEGs: {error}") from error
     sizes_B2 = np.array([image.shape[1:] for image in images], dtype=np.int64).reshape(-1, 2)

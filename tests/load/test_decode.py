@@ -1,16 +1,21 @@
 """Pixels at the size needed, or as they are on a canvas."""
 
 import csv
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from serengeti_etl.load.augment import WHOLE, Augment, View, draw_views
-from serengeti_etl.load.decode import decode_image, decode_into, decode_onto
+from serengeti_etl.load.decode import decode_image, decode_into, decode_onto, use_one_core
 from tests.pictures import decibels, jpeg_of, picture, pillow, pillow_view
 
 JPEG = jpeg_of(picture())
@@ -30,15 +35,37 @@ def test_whole_photographs_equal_pillows_resize(size: tuple[int, int]) -> None:
     assert decode_image(JPEG).shape == (96, 128, 3)
 
 
-@pytest.mark.parametrize("size", [(48, 64), (40, 56), (24, 32), (12, 16)])
-def test_small_pictures_come_from_a_scaled_decode(size: tuple[int, int]) -> None:
-    """A decode at 1/2, 1/4 or 1/8 still looks as the full decode reduced."""
-    expected = pillow_view(pillow(JPEG), (0, 0, 96, 128), size)
-    assert decibels(decode_image(JPEG, size), expected) > 30
+@pytest.mark.parametrize("view", [WHOLE, View(top=0.1, left=0.05, side=0.83, flip=True)])
+@pytest.mark.parametrize("size", [(48, 64), (30, 40), (24, 32), (20, 50), (12, 16), (8, 10)])
+@pytest.mark.parametrize("photo_size", [(96, 128), (97, 128), (98, 127)])
+def test_small_pictures_look_as_the_full_decode_reduced(
+    view: View, size: tuple[int, int], photo_size: tuple[int, int]
+) -> None:
+    """Also where the decode is at 1/2, 1/4 or 1/8, and where that does not come out even."""
+    jpeg = jpeg_of(picture(*photo_size))
+    expected = pillow_view(pillow(jpeg), view.box(*photo_size), size)
+    shown = decoded(view, size, jpeg)
+    assert decibels(shown, expected[:, ::-1] if view.flip else expected) > 38
+
+
+def test_small_pictures_come_from_a_scaled_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than the full size is decoded where the target allows, and never too little."""
+    least = []
+    decode = simplejpeg.decode_jpeg
+
+    def watched(*args: Any, **options: Any) -> Any:
+        least.append(options["min_height"])
+        return decode(*args, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
+    for view in (WHOLE, View(side=0.75)):
+        for size in ((65, 64), (32, 42), (16, 21), (8, 10), (16, 100)):
+            decoded(view, size)
+    assert least == [96, 48, 24, 12, 96, 96, 96, 48, 48, 96]
 
 
 @given(place=st.integers(0, 10**6), size=st.sampled_from([(72, 96), (96, 128), (130, 170)]))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_views_are_pillows_crop_resized_and_mirrored(place: int, size: tuple[int, int]) -> None:
     """Every drawn view equals crop, antialiased resize and mirror by Pillow."""
     view = draw_views(Augment(), (0, 0), np.array([place])).of(0)
@@ -62,12 +89,18 @@ def test_memory_in_pieces_is_written_to_as_well(view: View) -> None:
     [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast), (2, ImageEnhance.Color)],
 )
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.5])
-def test_jitter_is_pillows(at: int, enhance: type[ImageEnhance._Enhance], factor: float) -> None:
+def test_jitter_is_pillows(at: int, enhance: Callable[[Image.Image], Any], factor: float) -> None:
     """Each factor does what Pillow's, and so torchvision's, enhancement of that name does."""
     factors = tuple(factor if place == at else 1.0 for place in range(3))
     view = View(jitter=(factors[0], factors[1], factors[2]))
     expected = np.asarray(enhance(Image.fromarray(decode_image(JPEG))).enhance(factor))
     assert decibels(decoded(view, (96, 128)), expected) > 48
+
+
+def test_jitter_rounds_to_the_nearest() -> None:
+    """Pictures do not become darker by half a level."""
+    shown = decoded(View(jitter=(0.5, 1.0, 1.0)), (96, 128))
+    assert abs(shown.mean() - decode_image(JPEG).mean() / 2) < 0.1
 
 
 def test_jitters_come_in_torchvisions_order() -> None:
@@ -78,6 +111,20 @@ def test_jitters_come_in_torchvisions_order() -> None:
     expected = ImageEnhance.Color(expected).enhance(1.7)
     shown = decoded(View(jitter=(1.6, 0.5, 1.7)), (96, 128))
     assert decibels(shown, np.asarray(expected)) > 45
+
+
+def test_one_core_is_for_the_calling_thread_alone() -> None:
+    """Torch's threads become one where it was asked for, and stay as they were elsewhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(1, initializer=use_one_core) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [(96, 128), (50, 128), (96, 100), (31, 17)])

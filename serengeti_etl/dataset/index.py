@@ -46,6 +46,9 @@ _FOOTER_NUM_BYTES = 256 * 1024
 _COLUMN_NUM_BYTES = 64 * 1024
 """Read ahead of one column: the next one lies elsewhere."""
 
+_NUM_GROUPS_READ = 3
+"""Row groups read at the same time, against the latency of buckets."""
+
 _WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)
@@ -299,7 +302,7 @@ class Dataset:
             with self.store.open_input(INDEX_FILE, _FOOTER_NUM_BYTES) as file:
                 metadata = pq.ParquetFile(file).metadata
             read = partial(self._index_group, metadata, list(columns))
-            yield from in_order(read, range(metadata.num_row_groups))
+            yield from in_order(read, range(metadata.num_row_groups), _NUM_GROUPS_READ)
         except UNREADABLE as error:
             raise DatasetError(
                 f"{INDEX_FILE} at {self.store.url} cannot be read ({str(error).strip()}); run "
@@ -308,7 +311,13 @@ class Dataset:
 
     def _index_group(self, metadata: pq.FileMetaData, columns: list[str], at: int) -> pa.Table:
         with self.store.open_input(INDEX_FILE, _COLUMN_NUM_BYTES) as source:
-            file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
+            file = pq.ParquetFile(
+                source,
+                metadata=metadata,
+                page_checksum_verification=True,
+                # Of these few values repeat, and the reader wants to know which ones do.
+                read_dictionary=["shard", "seq_id", "labels.list.element"],
+            )
             return file.read_row_group(at, columns=columns, use_threads=False)
 
     @cached_property

@@ -194,11 +194,7 @@ class ShardLoader(IterableDataset[Batch]):
             DatasetError: a shard of a growing dataset that the state names is gone.
         """
         self._stop()
-        for dataset in self._growing():
-            dataset.restore(state.get("snapshot", ""))
-        if self._cursor.snapshot != state.get("snapshot", ""):
-            self._forget_shards()
-            self._read_samples()
+        self._restore_snapshot(state.get("snapshot", ""))
         self._cursor = self._cursor.resumed(state)
 
     def start_epoch(self, epoch: int) -> None:
@@ -298,6 +294,17 @@ class ShardLoader(IterableDataset[Batch]):
 
     def _growing(self) -> list[GrowingDataset]:
         return [one for one in self.datasets if isinstance(one, GrowingDataset)]
+
+    def _restore_snapshot(self, snapshot: str) -> None:
+        """The shards of growing datasets that counted when a state was taken."""
+        growing, snapshots = self._growing(), snapshot.split()
+        wanted = f"of {len(growing)} growing datasets, as this loader's; see open_growing"
+        require(len(snapshots) == len(growing), "snapshot of the loader's state", snapshot, wanted)
+        for dataset, names in zip(growing, snapshots, strict=True):
+            dataset.restore(names)
+        if self._cursor.snapshot != snapshot:
+            self._forget_shards()
+            self._read_samples()
 
     def _take_snapshot(self) -> None:
         """At the start of an epoch: the shards of a growing dataset that are there by now."""

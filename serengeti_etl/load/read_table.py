@@ -1,7 +1,7 @@
 """The index of one or several datasets, read into flat arrays a few row groups at a time."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -63,11 +63,13 @@ def read_images(datasets: Sequence[Indexed], split: str, selection: Selection) -
         DatasetError: there is no such split, or an index disagrees with its dataset.json.
     """
     classes = common_classes(datasets)
-    parts = [_SplitReader(one, split, selection, classes).read() for one in datasets]
-    taken = hashlib.blake2b(digest_size=16)
-    for rows in parts:
-        taken.update(_together(rows, "kept_N").tobytes())
-    return ReadImages(images=_joined(datasets, split, parts, classes), taken=taken.digest())
+    readers = [_SplitReader(one, split, selection, classes) for one in datasets]
+    tables = [reader.read(number) for number, reader in enumerate(readers)]
+    # What Arrow read in between is much more than what is kept.
+    pa.default_memory_pool().release_unused()
+    taken = b"".join(reader.taken.digest() for reader in readers)
+    images = tables[0] if len(tables) == 1 else _joined(tables)
+    return ReadImages(images=images, taken=taken)
 
 
 def common_classes(datasets: Sequence[Indexed]) -> tuple[str, ...]:
@@ -77,33 +79,8 @@ def common_classes(datasets: Sequence[Indexed]) -> tuple[str, ...]:
     return (*first, *sorted(more))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Rows:
-    """Some images of one dataset; arrays as in ``ImageTable``.
-
-    Attributes:
-        kept_N: number of each image among all of the split.
-        shards_N: number of its shard.
-        sequences_N: number of its sequence among all of the split.
-        blocks_N: as in ``ImageTable``.
-        num_bytes_N: as in ``ImageTable``.
-        codes_K: as in ``ImageTable``.
-        num_codes_N: labels of each image that are classes.
-        canvas: as in ``ImageTable``.
-    """
-
-    kept_N: NDArray[np.int32]
-    shards_N: NDArray[np.int32]
-    sequences_N: NDArray[np.int32]
-    blocks_N: NDArray[np.uint32]
-    num_bytes_N: NDArray[np.int32]
-    codes_K: NDArray[np.int16]
-    num_codes_N: NDArray[np.int32]
-    canvas: tuple[int, int]
-
-
 class _SplitReader:
-    """Reads the rows of one split, and takes those that a selection wants.
+    """Reads the rows of one split, and keeps those that a selection wants.
 
     Args:
         dataset: to read the index of.
@@ -116,72 +93,106 @@ class _SplitReader:
         self, dataset: Indexed, split: str, selection: Selection, classes: tuple[str, ...]
     ) -> None:
         self._dataset, self._split, self._selection = dataset, split, selection
-        self._classes = pa.array(classes, type=pa.string())
-        shards = dataset.shards(split)
-        self._names = pa.array([shard.name for shard in shards], type=pa.string())
-        sizes_S = np.array([shard.num_samples for shard in shards], dtype=np.int64)
-        self._expected_N = np.repeat(np.arange(len(shards), dtype=np.int32), sizes_S)
-        self._num_rows, self._num_sequences = 0, 0
+        self._classes, self._class_names = classes, pa.array(classes, type=pa.string())
+        self._shards = dataset.shards(split)
+        self._names = pa.array([shard.name for shard in self._shards], type=pa.string())
+        self._ends_S = np.cumsum([shard.num_samples for shard in self._shards])
+        num_rows = int(self._ends_S[-1])
+        self._blocks_N = np.empty(num_rows, dtype=np.uint32)
+        self._num_bytes_N = np.empty(num_rows, dtype=np.int32)
+        self._sequences_N = np.empty(num_rows, dtype=np.int32)
+        self._code_starts_N1 = np.zeros(num_rows + 1, dtype=np.int32)
+        self._codes: list[NDArray[np.int16]] = []
+        self._sizes_S = np.zeros(len(self._shards), dtype=np.int64)
+        self._canvas = (0, 0)
+        self._num_rows, self._num_kept, self._num_sequences = 0, 0, 0
         self._last: tuple[str, int] | None = None
+        self.taken = hashlib.blake2b(digest_size=16)
 
-    def read(self) -> list[_Rows]:
-        """The rows that are taken, in order."""
+    def read(self, number: int) -> ImageTable:
+        """The images that are taken, in order; ``number`` is that of the dataset."""
         columns = _columns_for(self._selection)
-        tables = self._dataset.index_tables(self._split, columns)
-        found = [self._rows(table) for table in tables]
-        self._check(np.empty(0, dtype=np.int32), self._expected_N[self._num_rows :])
-        return found
-
-    def _rows(self, table: pa.Table) -> _Rows:
-        # Rows of other splits, or of shards that dataset.json does not name yet, are passed over.
-        numbers = pc.index_in(table["shard"], value_set=self._names)
-        known = pc.is_valid(numbers)
-        table, shards_N = table.filter(known), _numpy(numbers.filter(known)).astype(np.int32)
-        end = self._num_rows + len(shards_N)
-        self._check(shards_N, self._expected_N[self._num_rows : end])
-        kept_N = np.arange(self._num_rows, end, dtype=np.int32)
-        sequences_N = self._sequences(table["seq_id"], shards_N)
-        self._num_rows = end
-        mask_N = self._is_taken(table, sequences_N)
-        taken = table.filter(pa.array(mask_N))
-        codes_K, num_codes_N = self._codes(taken["labels"].combine_chunks())
-        return _Rows(
-            kept_N=kept_N[mask_N],
-            shards_N=shards_N[mask_N],
-            sequences_N=sequences_N[mask_N],
-            blocks_N=self._blocks(taken["offset"]),
-            num_bytes_N=_numpy(taken["num_bytes"]).astype(np.int32),
-            codes_K=codes_K,
-            num_codes_N=num_codes_N,
-            canvas=(_largest(taken["height"]), _largest(taken["width"])),
+        for table in self._dataset.index_tables(self._split, columns):
+            self._add(table)
+        self._check(self._num_rows == self._ends_S[-1])
+        num_kept = self._num_kept
+        return ImageTable(
+            shards=tuple(Shard(store=self._dataset.store, info=info) for info in self._shards),
+            shard_sizes_S=self._sizes_S,
+            datasets_S=np.full(len(self._shards), number, dtype=np.int32),
+            blocks_N=_trimmed(self._blocks_N, num_kept),
+            num_bytes_N=_trimmed(self._num_bytes_N, num_kept),
+            sequences_N=_trimmed(self._sequences_N, num_kept),
+            codes_K=np.concatenate([np.empty(0, dtype=np.int16), *self._codes]),
+            code_starts_N1=_trimmed(self._code_starts_N1, num_kept + 1),
+            classes=self._classes,
+            canvas=self._canvas,
         )
 
-    def _check(self, found_N: NDArray[np.int32], wanted_N: NDArray[np.int32]) -> None:
+    def _add(self, table: pa.Table) -> None:
+        # Rows of other splits, or of shards that dataset.json does not name yet, are passed over.
+        numbers = _positions(table["shard"], self._names)
+        known = numbers >= 0
+        if not known.all():
+            table, numbers = table.filter(pa.array(known)), numbers[known]
+        rows_N = np.arange(self._num_rows, self._num_rows + len(numbers), dtype=np.int32)
+        expected = np.searchsorted(self._ends_S, rows_N, side="right")
+        self._check(np.array_equal(numbers, expected))
+        sequences_N = self._numbered(table["seq_id"], numbers)
+        self._num_rows += len(numbers)
+        mask_N = self._is_taken(table, sequences_N)
+        if not mask_N.all():
+            table, rows_N = table.filter(pa.array(mask_N)), rows_N[mask_N]
+            sequences_N, numbers = sequences_N[mask_N], numbers[mask_N]
+        self.taken.update(rows_N.tobytes())
+        self._sizes_S += np.bincount(numbers, minlength=len(self._sizes_S))
+        self._keep(table, sequences_N)
+
+    def _keep(self, table: pa.Table, sequences_N: NDArray[np.int32]) -> None:
+        first, end = self._num_kept, self._num_kept + table.num_rows
+        self._blocks_N[first:end] = self._blocks(table["offset"])
+        self._num_bytes_N[first:end] = _numpy(table["num_bytes"])
+        self._sequences_N[first:end] = sequences_N
+        codes_K, num_codes_N = self._codes_of(table["labels"].combine_chunks())
+        before = self._code_starts_N1[first]
+        self._code_starts_N1[first + 1 : end + 1] = before + np.cumsum(num_codes_N)
+        self._codes.append(codes_K)
+        height, width = self._canvas
+        self._canvas = (
+            max(height, _largest(table["height"])),
+            max(width, _largest(table["width"])),
+        )
+        self._num_kept = end
+
+    def _check(self, agrees: bool) -> None:  # noqa: FBT001 - what is checked
         """Nothing, if the index lists the shards' samples in the order of dataset.json."""
-        if not np.array_equal(found_N, wanted_N):
+        if not agrees:
             url = self._dataset.store.url
             raise DatasetError(
                 f"the index and dataset.json of {url} disagree on which samples are in which "
                 f"shard; run `serengeti-etl verify {url}`"
             )
 
-    def _sequences(self, seq_ids: pa.ChunkedArray, shards_N: NDArray[np.int32]) -> Any:
+    def _numbered(self, seq_ids: pa.ChunkedArray, shards_N: NDArray[np.int64]) -> Any:
         """Number of each row's sequence; one that goes on in another shard is another there."""
         if not len(shards_N):
             return np.empty(0, dtype=np.int32)
-        ids = seq_ids.combine_chunks()
-        changed_N = _numpy(pc.not_equal(ids[1:], ids[:-1])) | (np.diff(shards_N) != 0)
-        goes_on = self._last == (ids[0].as_py(), int(shards_N[0]))
+        encoded = _encoded(seq_ids)
+        codes_N = encoded.indices.to_numpy()
+        changed_N = (np.diff(codes_N) != 0) | (np.diff(shards_N) != 0)
+        first, last = (encoded.dictionary[codes_N[at]].as_py() for at in (0, -1))
+        goes_on = self._last == (first, int(shards_N[0]))
         starts_N = np.concatenate([[not goes_on], changed_N])
         sequences_N = (np.cumsum(starts_N) + self._num_sequences - 1).astype(np.int32)
         self._num_sequences = int(sequences_N[-1]) + 1
-        self._last = (ids[-1].as_py(), int(shards_N[-1]))
+        self._last = (last, int(shards_N[-1]))
         return sequences_N
 
     def _is_taken(self, table: pa.Table, sequences_N: NDArray[np.int32]) -> NDArray[np.bool_]:
         mask_N = np.ones(table.num_rows, dtype=bool)
         if self._selection.where is not None:
-            rows = table.append_column(_ROW, pa.array(np.arange(table.num_rows)))
+            wanted = pa.schema([INDEX_SCHEMA.field(name) for name in table.column_names])
+            rows = table.cast(wanted).append_column(_ROW, pa.array(np.arange(table.num_rows)))
             mask_N[:] = False
             mask_N[_numpy(_filtered(rows, self._selection.where)[_ROW])] = True
         if self._selection.fraction < 1:
@@ -194,9 +205,9 @@ class _SplitReader:
         key = f"{self._dataset.plan_hash}\n{self._split}\nfraction"
         digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
         generator = np.random.Philox(key=np.frombuffer(digest, dtype="<u8"))
-        return generator.random_raw(len(self._expected_N)).astype(np.float64) * 2.0**-64
+        return generator.random_raw(int(self._ends_S[-1])).astype(np.float64) * 2.0**-64
 
-    def _blocks(self, offsets: pa.ChunkedArray) -> NDArray[np.uint32]:
+    def _blocks(self, offsets: pa.ChunkedArray) -> NDArray[np.int64]:
         blocks_N, rest_N = np.divmod(_numpy(offsets), BLOCK_NUM_BYTES)
         if rest_N.any():
             url = self._dataset.store.url
@@ -204,16 +215,16 @@ class _SplitReader:
                 f"the index of {url} has an offset that no file of a tar can have; run "
                 f"`serengeti-etl verify {url}`"
             )
-        return blocks_N.astype(np.uint32)
+        return blocks_N
 
-    def _codes(self, labels: pa.Array) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    def _codes_of(self, labels: pa.Array) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """Positions in the classes of labels that are some, and how many each image has."""
-        codes_K = _numpy(pc.index_in(labels.flatten(), value_set=self._classes).fill_null(-1))
+        codes_K = _positions(labels.flatten(), self._class_names)
         counts_N = _numpy(pc.list_value_length(labels))
         is_class_K1 = np.concatenate([[0], np.cumsum(codes_K >= 0)])
         ends_N = np.cumsum(counts_N)
         num_codes_N = is_class_K1[ends_N] - is_class_K1[ends_N - counts_N]
-        return codes_K[codes_K >= 0].astype(np.int16), num_codes_N.astype(np.int32)
+        return codes_K[codes_K >= 0].astype(np.int16), num_codes_N
 
 
 _ROW = "row number"
@@ -246,37 +257,46 @@ def _largest(values: pa.ChunkedArray) -> int:
     return pc.max(values).as_py() or 0
 
 
-def _joined(
-    datasets: Sequence[Indexed],
-    split: str,
-    parts: Sequence[Sequence[_Rows]],
-    classes: tuple[str, ...],
-) -> ImageTable:
-    """One table of the rows of all datasets."""
-    shards = [[Shard(store=d.store, info=info) for info in d.shards(split)] for d in datasets]
-    counts_DS = [
-        np.bincount(_together(rows, "shards_N"), minlength=len(mine))
-        for rows, mine in zip(parts, shards, strict=True)
-    ]
-    everything = [row for rows in parts for row in rows]
-    ends_N = np.cumsum(_together(everything, "num_codes_N"), dtype=np.int64)
-    canvases = [row.canvas for row in everything]
+def _encoded(values: pa.ChunkedArray | pa.Array) -> pa.DictionaryArray:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):  # of dictionaries that differ
+        values = values.unify_dictionaries().combine_chunks()
+    is_encoded = pa.types.is_dictionary(values.type)
+    return values if is_encoded else values.dictionary_encode()
+
+
+def _positions(values: pa.ChunkedArray | pa.Array, names: pa.Array) -> NDArray[np.int64]:
+    """Place of each value in ``names``, -1 for none; looked for once for each that occurs."""
+    encoded = _encoded(values)
+    places = _numpy(pc.index_in(encoded.dictionary, value_set=names).fill_null(-1))
+    found: NDArray[np.int64] = places.astype(np.int64)[encoded.indices.to_numpy()]
+    return found
+
+
+def _trimmed(values: NDArray[Any], size: int) -> NDArray[Any]:
+    return values if len(values) == size else values[:size].copy()
+
+
+def _joined(tables: Sequence[ImageTable]) -> ImageTable:
+    """One table of the images of several datasets."""
+
+    def together(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(table, name) for table in tables])
+
+    num_codes_N = np.concatenate([np.diff(table.code_starts_N1) for table in tables])
     return ImageTable(
-        shards=tuple(shard for mine in shards for shard in mine),
-        shard_sizes_S=np.concatenate(counts_DS).astype(np.int64),
-        datasets_S=np.repeat(np.arange(len(datasets)), [len(s) for s in shards]).astype(np.int32),
-        blocks_N=_together(everything, "blocks_N"),
-        num_bytes_N=_together(everything, "num_bytes_N"),
-        sequences_N=_rising([_together(rows, "sequences_N") for rows in parts]),
-        codes_K=_together(everything, "codes_K"),
-        code_starts_N1=np.concatenate([[0], ends_N]),
-        classes=classes,
-        canvas=(max(c[0] for c in canvases), max(c[1] for c in canvases)),
+        shards=tuple(shard for table in tables for shard in table.shards),
+        shard_sizes_S=together("shard_sizes_S"),
+        datasets_S=together("datasets_S"),
+        blocks_N=together("blocks_N"),
+        num_bytes_N=together("num_bytes_N"),
+        sequences_N=_rising([table.sequences_N for table in tables]),
+        codes_K=together("codes_K"),
+        code_starts_N1=np.concatenate([[0], np.cumsum(num_codes_N)]).astype(np.int32),
+        classes=tables[0].classes,
+        canvas=(max(t.canvas[0] for t in tables), max(t.canvas[1] for t in tables)),
     )
-
-
-def _together(rows: Iterable[_Rows], name: str) -> NDArray[Any]:
-    return np.concatenate([getattr(one, name) for one in rows])
 
 
 def _rising(sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -44,7 +44,7 @@ class ImageTable:
     num_bytes_N: Int32
     sequences_N: Int32
     codes_K: Int16
-    code_starts_N1: Int64
+    code_starts_N1: Int32
     classes: tuple[str, ...]
     canvas: tuple[int, int]
 
@@ -84,10 +84,8 @@ class SampleTable:
 
     def __init__(self, images: ImageTable, selection: Selection) -> None:
         self.images, self.selection = images, selection
-        starts_N1 = np.flatnonzero(np.diff(images.sequences_N, prepend=-1, append=-1))
-        self._sequence_starts_Q1 = starts_N1.astype(np.int32)
         is_images = selection.frames == "all"
-        self._starts_M1: Int32 | None = None if is_images else self._sequence_starts_Q1
+        self._starts_M1: Int32 | None = None if is_images else self._sequence_edges()
 
     def __len__(self) -> int:
         return len(self.images) if self._starts_M1 is None else len(self._starts_M1) - 1
@@ -102,7 +100,7 @@ class SampleTable:
         """Images that no batch shows, as their sequence has more than ``max_frames``."""
         if self.selection.frames != "sequence":
             return 0
-        return int(np.maximum(np.diff(self._sequence_starts_Q1) - self.num_frames, 0).sum())
+        return int(np.maximum(np.diff(self._sequence_edges()) - self.num_frames, 0).sum())
 
     @cached_property
     def shard_sizes(self) -> Int64:
@@ -115,7 +113,12 @@ class SampleTable:
     @property
     def sequence_starts(self) -> Int64:
         """First sample of each sequence, where images are samples."""
-        return self._sequence_starts_Q1[:-1].astype(np.int64)
+        return self._sequence_edges()[:-1].astype(np.int64)
+
+    def _sequence_edges(self) -> Int32:
+        """First image of each sequence, and the end."""
+        changed = np.diff(self.images.sequences_N, prepend=-1, append=-1)
+        return np.flatnonzero(changed).astype(np.int32)
 
     def first_images(self, samples_B: Int64) -> Int64:
         """The first image of each sample, (B,)."""

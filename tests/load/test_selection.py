@@ -45,6 +45,9 @@ def ids(dataset: Dataset, where: Any = None) -> list[str]:
     [
         pc.field("frame_num") == 1,
         pc.field("season") == "S1",
+        pc.field("seq_id") == "train#3",
+        pc.field("shard").isin(["train-000000", "train-000003"]),
+        pc.list_value_length(pc.field("labels")) > 1,
         pc.field("num_bytes") > 868,
         (pc.field("site") == "train-site") & (pc.field("frame_num") > 1),
     ],

@@ -128,10 +128,6 @@ def test_what_is_not_there_is_said(conversion: Conversion, tmp_path: Path) -> No
         finished.load_state_dict(state)
 
 
-NAMES = st.sets(st.integers(0, 2_000_000)).map(sorted)
-
-
-@given(train=NAMES, val=NAMES)
 def test_several_growing_datasets_are_brought_back_each(tmp_path: Path) -> None:
     """Each dataset of a mix has its own part of the snapshot."""
     both = []
@@ -156,6 +152,10 @@ def test_several_growing_datasets_are_brought_back_each(tmp_path: Path) -> None:
         assert epoch_of(other) == rest
 
 
+NAMES = st.sets(st.integers(0, 2_000_000)).map(sorted)
+
+
+@given(train=NAMES, val=NAMES)
 def test_snapshots_bring_back_the_same_shards(train: list[int], val: list[int]) -> None:
     """Names become a short text and come back from it, in order."""
     names = [f"train-{number:06d}" for number in train] + [f"val-{number:06d}" for number in val]

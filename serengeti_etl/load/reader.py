@@ -47,13 +47,13 @@ class SampleReader:
                 shard = int(self._samples.shards_N[row])
                 if shard not in opened:
                     opened[shard] = self.files.open(shard)
+                self._decode(opened[shard], row, view, out_HWC)
                 if not opened[shard].is_whole:
                     name = self._shards[shard].name
                     raise ShardError(
                         f"shard {name} of {self._url} does not match its checksum; "
                         f"run `serengeti-etl verify {self._url}`"
                     )
-                self._decode(opened[shard], row, view, out_HWC)
         finally:
             for source in opened.values():
                 source.close()

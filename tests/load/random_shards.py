@@ -1,10 +1,14 @@
 """Shards of random bytes: a source does not look inside."""
 
+import contextlib
+import fcntl
 import hashlib
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 from serengeti_etl.dataset.index import ShardInfo
+from serengeti_etl.load.cache_folder import LOCK_NAME
 from serengeti_etl.load.shard_source import CacheSettings, Shard, ShardSource
 from serengeti_etl.load.shards import open_source
 from serengeti_etl.storage import Store
@@ -64,3 +68,14 @@ def read(source: ShardSource, shard: int) -> tuple[bytes, bool]:
     finally:
         opened.close()
         source.end([shard])
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of a cache's files, whole and partial, at a moment in which nobody makes room."""
+    with (folder / LOCK_NAME).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sizes: dict[int, int] = {}  # by inode: a file may get its final name meanwhile
+        for path in folder.glob(f"serengeti-{'?' * 64}.tar*"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path.stat().st_ino] = path.stat().st_size
+        return sum(sizes.values())

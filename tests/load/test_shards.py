@@ -20,7 +20,7 @@ from serengeti_etl.load.shard_source import CacheSettings, Shard
 from serengeti_etl.load.shards import open_source
 from serengeti_etl.storage import Store
 from tests.hosts import wait_for
-from tests.load.random_shards import NUM_BYTES, content, read, source_of, write_shards
+from tests.load.random_shards import NUM_BYTES, content, folder_bytes, read, source_of, write_shards
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_the_folder_stays_within_its_size(bucket: Store, tmp_path: Path, limit: 
         for number in order:
             assert read(source, number) == (content(number), True)
             source.release([number])
-            assert len(cached(tmp_path)) <= limit
+            assert folder_bytes(tmp_path) <= limit * NUM_BYTES
     source.close()
     assert all(path.stat().st_size == NUM_BYTES for path in strangers)
 
@@ -174,21 +174,26 @@ def test_released_shards_make_room_first(bucket: Store, tmp_path: Path) -> None:
     source.close()
 
 
-def test_more_than_the_limit_may_be_in_use_at_once(bucket: Store, tmp_path: Path) -> None:
-    """Batches that need three shards get them from a cache of two, which then shrinks again."""
+def test_more_than_the_limit_may_be_in_use_at_once(
+    bucket: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batches that need three shards get them, though the cache takes two; that is logged once."""
     source = source_of(shards := write_shards(bucket, 5), tmp_path, num_limit=2)
     source.schedule(range(5))
     source.begin([0, 1, 2])
     opened = [source.open(number) for number in range(3)]
     assert [bytes(one.read(0, NUM_BYTES)) for one in opened] == [content(k) for k in range(3)]
-    assert cached(tmp_path) == names(shards[:3])
+    assert len(cached(tmp_path)) == 2
+    assert source.stats().num_bypassed == 1
     for one in opened:
         one.close()
     source.end([0, 1, 2])
     source.release([0, 1, 2])
-    read(source, 3)
-    assert len(cached(tmp_path)) <= 2
+    assert read(source, 3) == (content(3), True)
+    assert place(tmp_path, shards[3]).exists()
+    assert folder_bytes(tmp_path) <= 2 * NUM_BYTES
     source.close()
+    assert sum("raise it" in text for text in caplog.messages) == 1
 
 
 def test_memory_is_bounded(bucket: Store) -> None:
@@ -226,26 +231,24 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(
     later.close()
 
 
-@pytest.mark.parametrize("folder", [None, "cache"])
+@pytest.fixture(params=["memory", "cache", "memory in parts", "cache in parts"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """A cache folder or none, of shards that take one request or several."""
+    if "parts" in request.param:
+        request.getfixturevalue("small_parts")
+    return tmp_path / "cache" if "cache" in request.param else None
+
+
 @pytest.mark.parametrize("change", ["flip", "cut", "long"])
-@pytest.mark.parametrize("in_parts", [False, True])
-def test_damage_at_the_source_is_told(  # noqa: PLR0913 - three ways to vary, three fixtures
-    bucket: Store,
-    tmp_path: Path,
-    folder: str | None,
-    change: str,
-    in_parts: bool,  # noqa: FBT001
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_damage_at_the_source_is_told(
+    bucket: Store, cache: Path | None, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Fetched once more, then handed out as not whole, counted and logged; never cached."""
-    if in_parts:
-        monkeypatch.setattr(shard_fetch, "PART_NUM_BYTES", 1200)
     shards = write_shards(bucket, 2)
     whole = content(1)
     bad = {"flip": flipped(whole), "cut": whole[:3000], "long": flipped(whole) + b"x"}[change]
     bucket.write("train/001.tar", bad)
-    source = source_of(shards, tmp_path / folder if folder else None)
+    source = source_of(shards, cache)
     assert read(source, 1) == (bad, False)
     assert read(source, 1) == (bad, False)
     assert read(source, 0) == (content(0), True)
@@ -253,9 +256,9 @@ def test_damage_at_the_source_is_told(  # noqa: PLR0913 - three ways to vary, th
     assert (stats.num_damaged, stats.num_refetched) == (1, 2)
     source.close()
     assert sum("001.tar does not match" in text for text in caplog.messages) == 1
-    if folder:
-        assert cached(tmp_path / folder) == names(shards[:1])
-        assert not list((tmp_path / folder).glob("*.partial"))
+    if cache:
+        assert cached(cache) == names(shards[:1])
+        assert not list(cache.glob("*.partial"))
 
 
 @pytest.mark.parametrize("folder", [None, "cache"])

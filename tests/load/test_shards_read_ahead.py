@@ -29,10 +29,11 @@ class Epochs(RuleBasedStateMachine):
         self.needed: set[int] = set()
 
     def settle(self) -> None:
-        for shard in self.plan.surplus(self.at_hand):
-            assert not self.in_use[shard]
-            self.plan.drop(shard)
-            self.at_hand.remove(shard)
+        """Drop and read ahead as a source does."""
+        for gone in self.plan.surplus(self.at_hand):
+            assert not self.in_use[gone]
+            self.plan.drop(gone)
+            self.at_hand.remove(gone)
         while (shard := self.plan.take_next()) is not None:
             # In order: all that is due before it is at hand already.
             due = [one for one in self.to_come if one not in self.at_hand]
@@ -45,6 +46,7 @@ class Epochs(RuleBasedStateMachine):
 
     @rule(order=st.permutations(range(len(SIZES))), num=st.integers(0, len(SIZES)))
     def schedule(self, order: list[int], num: int) -> None:
+        """Another epoch, or what is left of one."""
         self.to_come = [shard for shard in order[:num] if not self.in_use[shard]]
         self.needed = set(order[:num])
         self.plan.schedule(order[:num])
@@ -52,6 +54,7 @@ class Epochs(RuleBasedStateMachine):
 
     @rule(shard=st.integers(0, len(SIZES) - 1))
     def begin(self, shard: int) -> None:
+        """A batch begins with a shard."""
         self.plan.begin(shard)
         self.plan.add(shard)
         self.at_hand.add(shard)
@@ -62,6 +65,7 @@ class Epochs(RuleBasedStateMachine):
     @precondition(lambda self: any(self.in_use.values()))
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
+        """A batch that used a shard is done."""
         shard = data.draw(st.sampled_from(sorted(self.in_use.elements())))
         self.plan.end(shard)
         self.in_use[shard] -= 1
@@ -69,6 +73,7 @@ class Epochs(RuleBasedStateMachine):
 
     @rule(shard=st.integers(0, len(SIZES) - 1))
     def release(self, shard: int) -> None:
+        """A shard is not needed again."""
         self.plan.release(shard)
         self.to_come = [one for one in self.to_come if one != shard]
         self.needed.discard(shard)
@@ -84,6 +89,7 @@ class Epochs(RuleBasedStateMachine):
 
     @invariant()
     def only_what_is_in_use_exceeds_the_limit(self) -> None:
+        """All that is held beyond the limit is in use."""
         held = sum(HELD_SIZES[shard] for shard in self.at_hand)
         used = sum(HELD_SIZES[shard] for shard in set(self.in_use.elements()))
         assert held == self.plan.held_bytes
@@ -91,10 +97,12 @@ class Epochs(RuleBasedStateMachine):
 
     @invariant()
     def what_is_not_needed_is_gone(self) -> None:
+        """Nothing is kept that has no further use."""
         assert self.at_hand <= self.needed | set(self.in_use.elements())
 
     @invariant()
     def distances_follow_the_order(self) -> None:
+        """None in use, infinite when not needed, else as they come."""
         far = [self.plan.distance(shard) for shard in self.to_come]
         assert far == sorted(far, key=lambda distance: distance or 0.0)
         for shard in range(len(SIZES)):

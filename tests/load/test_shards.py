@@ -416,6 +416,21 @@ def test_closing_frees_who_waits(bucket: Store, monkeypatch: pytest.MonkeyPatch)
     may_answer.set()
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> None:
+    """After ``close``, also in the midst of reading ahead, nothing of a source is left over."""
+    before, num_files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    shards = write_shards(bucket, 8)
+    for _ in range(5):
+        source = source_of(shards, tmp_path)
+        source.schedule(range(8))
+        source.begin([0, 1])
+        source.open(0).close()
+        source.close()
+    wait_for(lambda: threading.active_count() <= before, "the end of all threads")
+    assert len(os.listdir("/proc/self/fd")) <= num_files
+
+
 def test_a_folder_that_cannot_be_made_is_passed_by(
     bucket: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,20 +99,24 @@ class CacheFolder:
                 if claim.keep():
                     return claim
 
-    def reserve(self, claim: "Claim", num_bytes: int, worth: WorthOf, *, must: bool) -> bool:
+    def reserve(self, claim: "Claim", num_bytes: int, worth: WorthOf) -> bool:
         """True when the claim's file has its room on the disk, for which others were deleted.
 
         Args:
             claim: of the file.
             num_bytes: that it will have.
             worth: of a file here: the least are deleted first, None never.
-            must: take the room even if the folder then exceeds its limit.
         """
         with self._locked():
             has_room = self._make_room(num_bytes, worth)
-            if has_room or must:
+            if has_room:
                 claim.allocate(num_bytes)
-            return has_room or must
+            return has_room
+
+    def place(self, claim: "Claim") -> Identity:
+        """Give the claim's file its final name; what it is from now on."""
+        with self._locked():  # or who makes room meanwhile may see it under neither name
+            return claim.place()
 
     def remove(self, path: Path, identity: Identity) -> None:
         """Delete a file that turned out to be damaged, unless it is another one by now."""

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Sequence
 from io import FileIO
@@ -32,13 +33,17 @@ UNUSED_SECONDS = 3600
 logger = logging.getLogger(__name__)
 
 
+class _NoRoom(Exception):  # noqa: N818 - a state of the folder
+    """All that is in the folder is in use, or needed sooner."""
+
+
 class CachedShards:
     """See ``Bringer``.
 
     Files are named by full url and checksum, so ``train/000.tar`` and ``val/000.tar`` of any two
     datasets never meet. Each is compared with its checksum before its first use in this process,
-    also one that an earlier run left. Where the folder cannot be used, a shard goes straight
-    through memory; that is logged once.
+    also one that an earlier run left. Where the folder cannot be used, or holds less than batches
+    need at once, a shard goes straight through memory; each reason is logged once.
 
     Args:
         shards: by number.
@@ -63,7 +68,8 @@ class CachedShards:
         self._names = [cached_name(shard) for shard in shards]
         self._number_of = {name: number for number, name in enumerate(self._names)}
         self._checked: dict[int, Identity] = {}
-        self._has_warned = False
+        self._lock = threading.Lock()
+        self._warnings: set[str] = set()
 
     def bring(self, shard: int, desk: Desk) -> Held:
         """See ``Bringer``."""
@@ -74,8 +80,13 @@ class CachedShards:
                     return held
         except ShardError:
             raise
+        except _NoRoom:
+            if not desk.is_in_use(shard):
+                name = self._shards[shard].info.name
+                raise ShardError(f"shard {name} has no room ahead of its need") from None
+            self._warn("its limit is too small for all that is in work at once; raise it")
         except OSError as error:  # the folder's: the fetcher's are ShardErrors
-            self._warn(error)
+            self._warn(f"{error.strerror}; make room there, or name another folder")
         self._tally.add(num_bypassed=1)
         return self._memory.bring(shard, desk)
 
@@ -110,20 +121,23 @@ class CachedShards:
                 self._checked[shard] = claim
             return None
         with claim:
-            self._reserve(claim, shard, desk)
+            if not self._reserve(claim, shard, desk):
+                raise _NoRoom
             damaged = self._fetcher.fetch(shard, claim)
             if damaged is not None:
                 return HeldBytes(damaged, is_whole=False)
-            return self._held(shard, claim.place())
+            return self._held(shard, self._folder.place(claim))
 
-    def _warn(self, error: OSError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
+    def _warn(self, reason: str) -> None:
+        with self._lock:
+            is_new = reason not in self._warnings
+            self._warnings.add(reason)
+        if is_new:
             logger.warning(
-                "The cache folder %s cannot be used (%s): shards that it cannot take go through "
-                "memory. Make room there, or name another cache folder.",
+                "The cache folder %s cannot take a shard, which goes through memory, as will "
+                "others: %s.",
                 self._settings.folder,
-                error,
+                reason,
             )
 
     def _held(self, shard: int, identity: Identity) -> HeldFile:
@@ -131,15 +145,14 @@ class CachedShards:
         path = self._folder.path(self._names[shard])
         return HeldFile(path=path, identity=identity, is_whole=True, is_shared=True)
 
-    def _reserve(self, claim: Claim, shard: int, desk: Desk) -> None:
-        info, is_in_use, now = self._shards[shard].info, desk.is_in_use(shard), time.time()
-        distance = -math.inf if is_in_use else desk.distance(shard) or 0.0
+    def _reserve(self, claim: Claim, shard: int, desk: Desk) -> bool:
+        distance, now = desk.distance(shard), time.time()
+        own = -math.inf if distance is None else distance
 
         def worth(file: CachedFile) -> Worth | None:
-            return self._worth(file, distance, desk, now)
+            return self._worth(file, own, desk, now)
 
-        if not self._folder.reserve(claim, info.num_bytes, worth, must=is_in_use):
-            raise ShardError(f"no room for shard {info.name} ahead of its need")
+        return self._folder.reserve(claim, self._shards[shard].info.num_bytes, worth)
 
     def _worth(self, file: CachedFile, own: float, desk: Desk, now: float) -> Worth | None:
         """Order in which files go: of killed and of old runs, released, of others, the farthest."""

@@ -35,8 +35,8 @@ class CacheSettings:
     Attributes:
         folder: local folder for the shards of buckets, which processes of one host share; None
             holds them in memory.
-        limit_bytes: size that the folder, or the memory, is kept within. Only shards that the
-            batches in work need at once may exceed it.
+        limit_bytes: size that the folder, or without one the memory, is kept within. What the
+            batches in work need at once beyond it is held in memory all the same.
         ahead_bytes: size of the shards that are brought, or checked, before a batch needs them.
         check: compare every shard with its checksum before its first use in a run; otherwise with
             its size alone.
@@ -63,7 +63,7 @@ class SourceStats:
         num_refetched: shards that were taken once more because they did not match their checksum.
         num_damaged: shards handed out although they do not match.
         num_bypassed: shards held in memory because the cache folder could not take them.
-        seconds_fetching: waiting for stores, summed over the shards.
+        seconds_fetching: waiting for stores, summed over the requests.
         seconds_checking: reading and hashing files, summed over the shards.
         seconds_waiting: that ``open`` waited, summed over the threads.
     """

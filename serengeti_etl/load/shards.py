@@ -5,6 +5,7 @@ The pieces, each in a room of its own: ``read_ahead`` says which shard comes nex
 them work, and hands out what they bring.
 """
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -238,13 +239,12 @@ class BackgroundSource:
         with self._tally.timed("seconds_waiting"):
             error = slot.held.exception()  # waits
         with self._lock:
-            if error is None:
-                try:
+            is_current = self._slots.get(shard) is slot
+            if error is None and is_current:
+                with contextlib.suppress(FileNotFoundError):  # deleted or replaced by others
                     slot.pin = slot.pin or slot.held.result().open()
                     return slot.pin.again()
-                except FileNotFoundError:  # another process has deleted or replaced it
-                    pass
-            if self._slots.get(shard) is slot:
+            if is_current:
                 self._drop(shard)
         if error is None or (slot.was_ahead and not self._is_closed):
             return None

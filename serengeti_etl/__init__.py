@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from serengeti_etl.label_config import SeasonSplit as SeasonSplit
     from serengeti_etl.label_config import SiteListSplit as SiteListSplit
     from serengeti_etl.label_config import TimeSplit as TimeSplit
+    from serengeti_etl.load.augment import Augment as Augment
+    from serengeti_etl.load.growing import open_growing as open_growing
     from serengeti_etl.load.loader import LoaderSettings as LoaderSettings
     from serengeti_etl.load.loader import ShardLoader as ShardLoader
+    from serengeti_etl.load.selection import Selection as Selection
+    from serengeti_etl.load.shard_source import CacheSettings as CacheSettings
     from serengeti_etl.load.webdataset import webdataset_pipeline as webdataset_pipeline
 
 _HOMES = {
+    "Augment": "load.augment",
+    "CacheSettings": "load.shard_source",
     "ClusterSpec": "config",
     "ColumnSplit": "label_config",
     "CsvColumns": "label_config",
@@ -40,6 +46,7 @@ _HOMES = {
     "Rules": "label_config",
     "SeasonPipeline": "config",
     "SeasonSplit": "label_config",
+    "Selection": "load.selection",
     "SerengetiError": "errors",
     "ShardLoader": "load.loader",
     "ShardSettings": "config",
@@ -48,6 +55,7 @@ _HOMES = {
     "convert_season": "convert.season",
     "convert_sizes": "convert.season",
     "open_dataset": "dataset.index",
+    "open_growing": "load.growing",
     "open_runner": "cluster",
     "webdataset_pipeline": "load.webdataset",
 }

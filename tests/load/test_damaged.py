@@ -145,11 +145,9 @@ def cut(folder: Path, rng: random.Random) -> None:
 def test_damage_anywhere_never_yields_a_wrong_sample(
     damage: Callable[[Path, random.Random], None], *, check: bool, tmp_path: Path
 ) -> None:
-    """In 25 places drawn at random: what is handed out is a sample of the dataset, or an error.
-
-    With ``check`` off, a flip inside a photograph may pass: that is what it says. Names, labels and
-    places are still held to each other.
-    """
+    """In 25 random places: only samples of the dataset, or an error; unchecked pixels aside."""
+    # With ``check`` off a flip inside a photograph may pass: that is what it says. Names, labels
+    # and places are still held to each other.
     recipe = Recipe(sizes={"val": (4, 5)})
     whole_folder = tmp_path / "whole"
     make_dataset(str(whole_folder), recipe)

@@ -419,7 +419,7 @@ def test_closing_frees_who_waits(bucket: Store, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("small_parts")
 def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> None:
     """After ``close``, also in the midst of reading ahead, nothing of a source is left over."""
-    before, num_files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    before, num_files = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
     shards = write_shards(bucket, 8)
     for _ in range(5):
         source = source_of(shards, tmp_path)
@@ -428,7 +428,7 @@ def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> No
         source.open(0).close()
         source.close()
     wait_for(lambda: threading.active_count() <= before, "the end of all threads")
-    assert len(os.listdir("/proc/self/fd")) <= num_files
+    assert len(list(Path("/proc/self/fd").iterdir())) <= num_files
 
 
 def test_a_folder_that_cannot_be_made_is_passed_by(

@@ -108,3 +108,15 @@ def test_a_weighted_epoch_is_one_order_too(
     assert np.all(np.abs(counts - weighted.weights()) < 1 + 1e-6)
     half = np.arange(len(weighted) // 2, len(weighted))
     assert np.array_equal(Epoch(weighted, cursor, vary=False).images(half), order_MF[half])
+
+
+def test_the_frame_that_shows_a_sequence_changes_with_seed_and_epoch() -> None:
+    """At the same place, other seeds and epochs show other frames, and the same ones the same."""
+    table = draw_table([60], Selection(frames="one"))
+
+    def shown(seed: int, epoch: int) -> list[int]:
+        cursor = Cursor(plan_hash="ab", split="train", seed=seed, epoch=epoch, window=0)
+        return [int(image) for image in Epoch(table, cursor).images(np.arange(len(table)))[:, 0]]
+
+    assert shown(0, 0) == shown(0, 0)
+    assert len({tuple(shown(seed, epoch)) for seed in range(2) for epoch in range(2)}) == 4

@@ -202,8 +202,9 @@ class SampleTable:
         samples_K, codes_K = self._labels()
         weights_M = np.zeros(len(self))
         np.maximum.at(weights_M, samples_K, weights_C[codes_K])
-        # Whose categories are no class: as rare as nothing that is known.
-        weights_M[np.bincount(samples_K, minlength=len(self)) == 0] = weights_C.min(initial=1)
+        # What shows no class is named nowhere; balanced, it is as common as any.
+        without = weights_C.min() if self.selection.weights == "balanced" else 1.0
+        weights_M[np.bincount(samples_K, minlength=len(self)) == 0] = without
         return weights_M
 
     def _share_weights(self) -> Any:

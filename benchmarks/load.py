@@ -53,14 +53,14 @@ TITLES = {
     "wds_pillow": "webdataset + Pillow",
     "litdata": "LitData + torchvision",
     "mds": "MosaicML streaming + torchvision",
-    "spdl_ffmpeg": "SPDL, its FFmpeg",
+    "spdl": "SPDL, its FFmpeg",
     "imagefolder": "ImageFolder + torchvision",
     "energon": "Megatron-Energon + torchvision",
     "hf": "Hugging Face datasets + torchvision",
     "dali": "DALI on the CPU",
     "ffcv": "FFCV",
 }
-JPEG_PEERS = ("wds_torchvision", "wds_pillow", "litdata", "mds", "spdl_ffmpeg", "imagefolder")
+JPEG_PEERS = ("wds_torchvision", "wds_pillow", "litdata", "mds", "spdl", "imagefolder")
 """Those whose best ours is to beat."""
 GROWTH = 10
 
@@ -103,6 +103,13 @@ class Bench:
         }
         return Loader(**(settings | changes))
 
+    def place(self, name: str, samples: Input) -> dict[str, Any]:
+        """Where a contestant runs."""
+        if name in OWN:
+            return {}
+        environment = {"LD_LIBRARY_PATH": str(samples.folder / "spdl")} if name == "spdl" else {}
+        return {"python": self.peers(), "environment": environment}
+
     def names(self, default: Sequence[str]) -> list[str]:
         """Who takes part."""
         return self.given.only.split(",") if self.given.only else list(default)
@@ -137,8 +144,7 @@ def everyone(bench: Bench) -> dict[str, Any]:
     samples = bench.samples()
     make_forms(samples, python, names.__contains__)
     known = facts(python, "load_peers.py")
-    others = {"python": python}
-    loaders = [bench.loader(name, samples, **({} if name in OWN else others)) for name in names]
+    loaders = [bench.loader(name, samples, **bench.place(name, samples)) for name in names]
     rows = bench.rows(loaders)
     _print_main(rows)
     print(", ".join(f"{name} {number}" for name, number in known["peers"].items()))
@@ -146,8 +152,7 @@ def everyone(bench: Bench) -> dict[str, Any]:
     results |= {"rows": [row.as_dict() for row in rows], "ratios": _print_ratios(rows)}
     if bench.given.plot:
         caption = f"{samples.num} JPEGs of {WIDTH}x{HEIGHT} px, batches of {BATCH}"
-        plotted = results | {"caption": caption, "dpi": 80}
-        draw_plot(plotted, bench.given.plot.resolve(), python)
+        draw_plot(results | {"caption": caption}, bench.given.plot.resolve(), python)
         print(f"plot: {bench.given.plot}")
     return results
 
@@ -230,10 +235,9 @@ def memory(bench: Bench) -> dict[str, Any]:
     for samples in inputs:
         make_forms(samples, python, names.__contains__)
     for name in names:
-        others = {} if name in OWN else {"python": python}
         for samples in inputs:
-            title = f"{TITLES[name]}; {samples.num}"
-            loaders.append(bench.loader(name, samples, title=title, passes=1, **others))
+            given = bench.place(name, samples) | {"title": f"{TITLES[name]}; {samples.num}"}
+            loaders.append(bench.loader(name, samples, passes=1, **given))
     rows = bench.rows(loaders)
     _print_small(rows, "of the fewer", 2)
     return _results(rows, bench.num)

@@ -20,8 +20,8 @@ from serengeti_etl.label_config import SiteListSplit
 WIDTH, HEIGHT = 512, 384
 SHARD_SIZE = 256
 """Samples in one tar: few, so that two workers get the same number of tars."""
-FORMS = ("litdata", "mds", "energon", "hf")
-"""Forms that a library of the peers' environment makes out of ``files`` and ``tars``."""
+FORMS = ("litdata", "mds", "energon", "hf", "spdl")
+"""What the peers' environment makes out of ``files`` and ``tars``; for SPDL, FFmpeg."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

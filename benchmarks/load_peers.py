@@ -20,6 +20,8 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -280,12 +282,12 @@ def _spdl_batch(files: list[Path]) -> Any:
     return spdl.io.to_torch(spdl.io.convert_frames(frames))
 
 
-def spdl_ffmpeg(job: Job) -> Callable[[], Passes]:
+def spdl(job: Job) -> Callable[[], Passes]:
     """SPDL's threads and its FFmpeg decoder and filters."""
-    import spdl.io
     import spdl.pipeline  # noqa: F401 - before the clock starts
 
     files = job.files
+    _spdl_batch(files[:1])  # its pipeline hides faults, such as FFmpeg's absence, behind no batch
     return partial(_Spdl, files, job.batch)
 
 
@@ -466,6 +468,19 @@ def _make_energon(folder: Path, files: list[Path]) -> None:
         raise SystemExit(f"Error: energon prepare: {ended.output.strip()[-200:]}")
 
 
+def _make_spdl(folder: Path, files: list[Path]) -> None:
+    """FFmpeg's libraries under their own names, which SPDL looks for: those that PyAV brings."""
+    del files
+    import av
+
+    for library in (Path(av.__file__).parents[1] / "av.libs").iterdir():
+        plain = re.sub(r"-[0-9a-f]{8}(\.so\.\d+).*", r"\1", library.name)
+        target = folder / "spdl" / library.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(library, target)
+        target.with_name(plain).symlink_to(target.name)
+
+
 def _make_hf(folder: Path, files: list[Path]) -> None:
     from datasets import Dataset, Features, Value
 
@@ -482,6 +497,7 @@ FORMS: dict[str, Callable[[Path, list[Path]], None]] = {
     "litdata": _make_litdata,
     "mds": _make_mds,
     "energon": _make_energon,
+    "spdl": _make_spdl,
     "hf": _make_hf,
 }
 
@@ -542,7 +558,7 @@ PEERS: dict[str, Callable[[Job], Callable[[], Passes]]] = {
         wds_pillow,
         litdata,
         mds,
-        spdl_ffmpeg,
+        spdl,
         imagefolder,
         energon,
         hf,
@@ -559,6 +575,7 @@ PACKAGES = (
     "litdata",
     "mosaicml-streaming",
     "spdl",
+    "av",
     "megatron-energon",
     "datasets",
     "nvidia-dali-cuda120",

@@ -22,6 +22,7 @@ REQUIREMENTS = (
     "litdata>=0.2.50,<0.3",
     "mosaicml-streaming>=0.13,<0.14",
     "spdl>=0.8,<1",
+    "av>=18,<19",  # brings the FFmpeg that SPDL needs
     "megatron-energon>=7,<8",
     "datasets>=4,<5",
     "huggingface-hub<1",  # transformers, which MosaicML's library imports, wants it

@@ -22,6 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 NUM_COMPARED = 24
+NUM_COLOURS = 32
+"""Of the plot, so that it is small enough for git."""
 OURS = ("ours", "crop", "device")
 """Contestants in our colour."""
 PACKAGES = (
@@ -172,6 +174,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from PIL import Image
 
     rows = [row for row in results["rows"] if not row.get("failed")][::-1]
     names = [row["title"] for row in rows]
@@ -200,7 +203,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
         f"{facts['cpu']}, {facts['cores']} cores; {facts['date'][:10]}, commit {facts['commit']}"
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=results.get("dpi", 130))
+    figure.savefig(path, dpi=130)
+    Image.open(path).quantize(NUM_COLOURS).save(path, optimize=True)
 
 
 def main() -> None:

@@ -7,10 +7,12 @@ The photographs become 512x384 JPEGs in a dataset of this project, and from ther
 what each loader reads, once (``--scratch`` keeps them). All decode, crop at random to 224 px, flip
 and hand out uint8 batches of 256, on all cores, each time in a fresh process, in turn within each
 round; ``load_peers.py`` says how. Of the passes all but the first are counted. CPU is user and
-system time of the whole process tree, memory its highest PSS. Ours runs twice: with the crop on the
+system time of the whole process tree, memory its highest PSS, of which PyTorch alone is told too,
+since the others have another build of it. Ours runs twice: with the crop on the
 CPU, and as decode of whole photographs only, crop and resize left to the device. A loader that
 cannot be installed, fails or leaves samples out has a row that says so.
 
+``--store`` has an S3 server on the same cores: what it and the rest around a loader take is told.
 ``--resume``, ``--sites`` and ``--egress`` look at a drawn index of Snapshot Serengeti's size, with
 no photographs. The others run in an environment of their own, made on first use (``--venv``): some
 5 GB, since the torchvision of PyPI needs its PyTorch for GPUs. Linux only.
@@ -37,6 +39,7 @@ from benchmarks.load_runs import (
     REQUIREMENTS,
     Loader,
     Row,
+    bare_bytes,
     make_forms,
     run_rounds,
 )
@@ -148,6 +151,9 @@ def everyone(bench: Bench) -> dict[str, Any]:
     rows = bench.rows(loaders)
     _print_main(rows)
     print(", ".join(f"{name} {number}" for name, number in known["peers"].items()))
+    known["bare_bytes"] = {"ours": bare_bytes(sys.executable), "others": bare_bytes(python)}
+    bare = {name: round(num / 1e6) for name, num in known["bare_bytes"].items()}
+    print(f"PyTorch alone, MB: in our environment {bare['ours']}, in the others' {bare['others']}")
     results = {"facts": known, "num": samples.num, "num_bytes": samples.num_bytes}
     results |= {"rows": [row.as_dict() for row in rows], "ratios": _print_ratios(rows)}
     if bench.given.plot:
@@ -163,7 +169,7 @@ def _print_main(rows: Sequence[Row]) -> None:
     lines = []
     for row in rows:
         if row.failed:
-            lines.append([row.loader.title, f"failed: {row.failed}"])
+            lines.append([row.loader.title, row.failed])
             continue
         cells = [row.loader.title, text(row.spread("rate"), digits=0)]
         cells.append(text(row.ratio(floor), digits=2) if floor else "")
@@ -249,16 +255,17 @@ def _print_small(rows: Sequence[Row], label: str, size: int) -> None:
     for at, row in enumerate(rows):
         first = rows[at - at % size]
         if row.failed or first.failed:
-            lines.append([row.loader.title, f"failed: {row.failed or first.failed}"])
+            lines.append([row.loader.title, row.failed or first.failed])
             continue
         cells = [row.loader.title]
         for key, scale, digits in (("rate", 1, 0), ("whole", 1, 0), ("peak", 1e-6, 0)):
             cells.append(text(row.spread(key), scale, digits))
             cells.append(text(row.ratio(first, key), digits=2))
-        cells += [text(row.spread("cpu_ms"), digits=2), text(row.spread("first"), digits=2)]
+        cells += [text(row.spread(key), digits=2) for key in ("first", "cpu_ms", "around_ms")]
         lines.append(cells)
     head = ["", "images/s after the first batch", label, "of the whole pass", label]
-    print_table([*head, "memory MB", label, "CPU ms/image", "first batch s"], lines)
+    head += ["memory MB", label, "first batch s", "CPU ms/image", "CPU ms/image around it"]
+    print_table(head, lines)
 
 
 def _results(rows: Sequence[Row], num: int) -> dict[str, Any]:

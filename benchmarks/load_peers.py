@@ -422,9 +422,9 @@ def ffcv(job: Job) -> Callable[[], Passes]:
     try:
         import ffcv as library  # noqa: F401
     except ImportError as error:
-        reason = "ImportError: on the registry as source only; needs a compiler, OpenCV, turbojpeg"
+        reason = "not there: on the registry as source only; needs a compiler, OpenCV, turbojpeg"
         raise SystemExit(reason) from error
-    raise SystemExit("NotImplementedError: its own format is not made here")
+    raise SystemExit("not there: its own format is not made here")
 
 
 # --- The forms ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load_input import FORMS, Input
+from benchmarks.load_peers import tree_cpu
 from benchmarks.peer_runs import HERE, RunFailedError, watched
 from benchmarks.report import Spread, ratios, spread
 
@@ -79,6 +80,8 @@ class Sample:
         first: seconds to the first batch, from the loader's making.
         whole: images a second of the first pass, from the loader's making.
         peak: highest memory of the tree, PSS in bytes.
+        around_ms: CPU milliseconds per image of all else that the benchmark runs: a server and a
+            relay where there are any, and the watch.
     """
 
     rate: float
@@ -86,6 +89,7 @@ class Sample:
     first: float
     whole: float
     peak: float
+    around_ms: float
 
 
 def summed(found: Mapping[str, Any], loader: Loader) -> Sample:
@@ -115,6 +119,7 @@ def summed(found: Mapping[str, Any], loader: Loader) -> Sample:
         first=found["first"],
         whole=loader.num / first_end,
         peak=found["peak_bytes"],
+        around_ms=1000 * found["around"] / (loader.num * loader.passes),
     )
 
 
@@ -151,7 +156,7 @@ class Row:
         told: dict[str, Any] = {"name": self.loader.name, "title": self.loader.title}
         if self.failed:
             return told | {"failed": self.failed}
-        keys = ("rate", "cpu_ms", "first", "whole", "peak")
+        keys = ("rate", "cpu_ms", "first", "whole", "peak", "around_ms")
         return told | {key: self.spread(key) for key in keys} | {"shapes": self.shapes}
 
 
@@ -167,7 +172,7 @@ def run_rounds(loaders: Sequence[Loader], rounds: int) -> list[Row]:
                 row.samples.append(summed(found, row.loader))
                 row.shapes = found["shapes"]
             except RunFailedError as error:
-                row.failed = str(error)
+                row.failed = str(error).removeprefix("exit 1: ")
             last = row.failed or f"{row.samples[-1].rate:.0f}/s, {row.samples[-1].cpu_ms:.2f} ms"
             print(f"round {at + 1}: {row.loader.title}: {last}", file=sys.stderr)
     return rows
@@ -176,7 +181,16 @@ def run_rounds(loaders: Sequence[Loader], rounds: int) -> list[Row]:
 def _run(loader: Loader) -> dict[str, Any]:
     if loader.is_cold and loader.cache is not None:
         shutil.rmtree(loader.cache, ignore_errors=True)
-    return watched(loader.command, loader.environment, TIMEOUT)
+    before = tree_cpu()
+    found = watched(loader.command, loader.environment, TIMEOUT)
+    return found | {"around": tree_cpu() - before - found["tree_cpu"]}
+
+
+def bare_bytes(python: str) -> int:
+    """Memory of a process that only imports PyTorch and, where it loads, torchvision; PSS."""
+    tried = "import contextlib, torch\nwith contextlib.suppress(RuntimeError): import torchvision"
+    code = f"{tried}\nimport time; time.sleep(0.5)"  # for the watch to see it
+    return int(watched([python, "-c", code], {}, TIMEOUT)["peak_bytes"])
 
 
 def make_forms(samples: Input, python: str, wanted: Callable[[str], bool]) -> None:

@@ -130,7 +130,8 @@ def watched(
         raise RunFailedError(f"took more than {timeout:.0f} s")
     if found["exit"]:
         raise RunFailedError(f"exit {found['exit']}: {_reason(lines)}")
-    return found | {"wall": found["seconds"]} | _said(lines)
+    told = {"wall": found["seconds"], "tree_cpu": found["cpu_seconds"]}
+    return found | told | _said(lines)
 
 
 def _reason(lines: Sequence[str]) -> str:

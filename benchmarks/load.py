@@ -8,9 +8,9 @@ what each loader reads, once (``--scratch`` keeps them). All decode, crop at ran
 and hand out uint8 batches of 256, on all cores, each time in a fresh process, in turn within each
 round; ``load_peers.py`` says how. Of the passes all but the first are counted. CPU is user and
 system time of the whole process tree, memory its highest PSS, of which PyTorch alone is told too,
-since the others have another build of it. Ours runs twice: with the crop on the
-CPU, and as decode of whole photographs only, crop and resize left to the device. A loader that
-cannot be installed, fails or leaves samples out has a row that says so.
+since the others have another build of it. Ours runs twice: with the crop on the CPU, and as decode
+of whole photographs only, crop and resize left to the device. A loader that cannot be installed,
+fails or leaves samples out has a row that says so.
 
 ``--store`` has an S3 server on the same cores: what it and the rest around a loader take is told.
 ``--resume``, ``--sites`` and ``--egress`` look at a drawn index of Snapshot Serengeti's size, with
@@ -211,15 +211,16 @@ def _print_ratios(rows: Sequence[Row]) -> dict[str, Spread]:
 
 def store(bench: Bench) -> dict[str, Any]:
     """One pass from a folder, and from a store 50 ms away with a cold and a warm cache."""
-    samples, rows = bench.samples(), list[Row]()
+    samples = bench.samples()
     with ExitStack() as stack:
-        near = stack.enter_context(server(bench.scratch / f"server-{os.getpid()}"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=bench.scratch)))
+        near = stack.enter_context(server(folder / "server"))
         upload(samples.folder / "dataset", near)
         far = variables(stack.enter_context(relayed(near)))
         away = f"S3, {1000 * LATENCY_SECONDS:.0f} ms away"
         loaders = []
         for name in bench.names(("device", "crop")):
-            cache = bench.scratch / f"cache-{name}"
+            cache = folder / f"cache-{name}"
             url = {"source": f"s3://{BUCKET}", "environment": far, "cache": cache, "passes": 1}
             title = TITLES[name]
             loaders += [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from serengeti_etl.dataset.index import INDEX_FILE, INDEX_SCHEMA, DatasetIndex, ShardInfo
+from serengeti_etl.dataset.index import INDEX_SCHEMA, DatasetIndex, ShardInfo, write_index
 from serengeti_etl.sample import PUBLISHED_CATEGORIES
 from serengeti_etl.storage import Store
 
@@ -120,21 +120,22 @@ def _kinds(generator: np.random.Generator, num: int) -> tuple[Int, Int]:
 
 
 def _write(folder: Path, drawn: Drawn, generator: np.random.Generator) -> None:
-    """index.parquet with a row group for each shard, as a conversion writes it; dataset.json."""
+    """index.parquet as a conversion writes it; dataset.json."""
     num = len(drawn.shard_N)
     sizes_N = generator.integers(JPEG_BYTES * 3 // 4, JPEG_BYTES * 5 // 4, num)
     bounds = np.searchsorted(drawn.shard_N, np.arange(drawn.shard_N[-1] + 2))
-    shards = []
-    with pq.ParquetWriter(folder / INDEX_FILE, INDEX_SCHEMA, compression="zstd") as writer:
+    shards: list[ShardInfo] = []
+
+    def parts() -> Iterator[pa.Table]:
         for at, (start, end) in enumerate(pairwise(bounds.tolist())):
             part = slice(start, end)
             of_part = {
                 field.name: getattr(drawn, field.name)[part] for field in dataclasses.fields(Drawn)
             }
-            name = f"train-{at:06d}"
-            table = _table(Drawn(**of_part), name, sizes_N[part], generator)
-            writer.write_table(table)
-            shards.append(_info(name, sizes_N[part]))
+            shards.append(_info(f"train-{at:06d}", sizes_N[part]))
+            yield _table(Drawn(**of_part), shards[-1].name, sizes_N[part], generator)
+
+    write_index(Store(url=str(folder)), parts())
     DatasetIndex(
         name="drawn",
         classes=CLASSES,
@@ -180,7 +181,7 @@ def _table(drawn: Drawn, shard: str, sizes_N: Int, generator: np.random.Generato
         "labels": _labels(drawn),
         "split": pa.repeat("train", num),
         "shard": pa.repeat(shard, num),
-        "offset": np.cumsum(sizes_N + TAR_OVERHEAD) - sizes_N,
+        "offset": _offsets(sizes_N),
         "num_bytes": sizes_N,
         "sha256": [generator.bytes(32).hex() for _ in range(num)],
     }
@@ -206,3 +207,10 @@ def _labels(drawn: Drawn) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
     names = pa.array(CLASSES).take(pa.array(codes[kept]))
     return pa.ListArray.from_arrays(pa.array(offsets), names)
+
+
+def _offsets(sizes_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of photographs in a tar: each behind a header, and before a small JSON with its own."""
+    padded_N = -(-sizes_N // 512) * 512
+    ends_N = np.cumsum(padded_N + 3 * 512)
+    return (ends_N - padded_N - 2 * 512).astype(np.int64)

@@ -400,7 +400,11 @@ def canonical_bytes(table: pa.Table) -> memoryview:
 
 def compact_index(store: Store, shards: Sequence[ShardInfo]) -> None:
     """Write index.parquet: the rows of ``shards`` in order, in few large row groups."""
-    parts = in_order(partial(_read_part, store), shards)
+    write_index(store, in_order(partial(_read_part, store), shards))
+
+
+def write_index(store: Store, parts: Iterable[pa.Table]) -> None:
+    """Write index.parquet of the rows of the shards, in order; few are in memory at a time."""
     with (
         store.create(INDEX_FILE) as append,
         AppendedFile(append) as file,

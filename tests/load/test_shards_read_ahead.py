@@ -43,6 +43,16 @@ class Epochs(RuleBasedStateMachine):
             held = sum(HELD_SIZES[one] for one in self.at_hand)
             assert ahead <= self.ahead
             assert held <= self.limit
+        self.check_that_nothing_more_fits()
+
+    def check_that_nothing_more_fits(self) -> None:
+        """What comes next is at hand, or there is no room for it."""
+        coming = next((one for one in self.to_come if one not in self.at_hand), None)
+        if coming is not None:
+            ahead = sum(SIZES[one] for one in self.at_hand if one in self.to_come)
+            held = sum(HELD_SIZES[one] for one in self.at_hand)
+            is_near = ahead + SIZES[coming] <= self.ahead
+            assert not (is_near and held + HELD_SIZES[coming] <= self.limit)
 
     @rule(order=st.permutations(range(len(SIZES))), num=st.integers(0, len(SIZES)))
     def schedule(self, order: list[int], num: int) -> None:

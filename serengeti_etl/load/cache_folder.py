@@ -219,7 +219,8 @@ class Claim:
         """Take room on the disk, so that others see it and a full disk shows before the work."""
         os.ftruncate(self._descriptor, 0)  # a killed process may have left more
         try:
-            os.posix_fallocate(self._descriptor, 0, max(1, num_bytes))
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(self._descriptor, 0, max(1, num_bytes))
         except OSError as error:
             if error.errno not in _CANNOT_RESERVE:
                 raise

@@ -177,7 +177,9 @@ class BackgroundSource:
         far: Bringer = MemoryShards(self._shards, self._fetcher)
         if settings.folder is not None:
             far = CachedShards(self._shards, settings, self._fetcher, far, self._tally)
-        return [far if shard.store.local_path("") is None else local for shard in self._shards]
+        stores = {shard.store.url: shard.store for shard in self._shards}
+        is_far = {url: store.local_path("") is None for url, store in stores.items()}
+        return [far if is_far[shard.store.url] else local for shard in self._shards]
 
     def _has_samples(self, shard: int) -> bool:
         return self._shards[shard].info.num_samples > 0

@@ -21,8 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import s3fs
 
@@ -37,6 +36,7 @@ from serengeti_etl.load.shards import open_source
 from serengeti_etl.storage import Store
 from tests.servers import s3_server
 
+ROOT = Path(__file__).resolve().parents[1]
 BUCKET = "bench"
 NUM_SHARDS = 4
 VARIANTS = {

@@ -51,6 +51,7 @@ def test_who_waited_for_a_claim_gets_what_was_written(tmp_path: Path) -> None:
             identity = write(one, claim)
         assert answer.result(timeout=30) == identity
     assert other.claim(NAME, contextlib.nullcontext) is None
+    assert {path.name for path in tmp_path.iterdir()} == {NAME, LOCK_NAME}
     assert other.path(NAME).read_bytes() == b"whole"
 
 
@@ -117,3 +118,14 @@ def test_a_locked_file_is_not_deleted(tmp_path: Path) -> None:
     with third:
         assert folder.reserve(third, 8, lambda _: (0, 0.0))
     assert not folder.path(NAME).exists()
+
+
+def test_what_a_killed_writer_left_takes_no_room_from_its_successor(tmp_path: Path) -> None:
+    """A partial file that is taken over is not counted twice."""
+    (tmp_path / f"{NAME}.partial").write_bytes(bytes(9))
+    folder = CacheFolder(tmp_path, 10)
+    with claim_of(folder) as claim:
+        assert folder.reserve(claim, 10, lambda _: None)
+        claim.put(0, b"0123456789")
+        folder.place(claim)
+    assert folder.path(NAME).read_bytes() == b"0123456789"

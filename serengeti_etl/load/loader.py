@@ -359,7 +359,9 @@ class ShardLoader(IterableDataset[Batch]):
     def _open_reader(self) -> SampleReader:
         if self._reader is None:
             images, settings = self.samples.images, self.settings
-            source = open_source(images.shards, settings.cache)
+            # Where little is taken of a shard, the rest of it is not fetched.
+            wanted = images.ranges() if self.selection.is_partial else None
+            source = open_source(images.shards, settings.cache, wanted)
             self._reader = SampleReader(images, source, settings.max_damaged, self._meter.stages)
         return self._reader
 

@@ -1,7 +1,7 @@
 """What commands show, as text: tables of a plan, a ledger, a dataset, an evaluation."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -65,6 +65,17 @@ def conversion_text(conversion: Conversion) -> str:
     return f"{_shards_text(conversion)}{'; ' if effort else ''}{effort}\n"
 
 
+def retry_text(conversions: Iterable[Conversion]) -> str:
+    """What came of trying rejects again."""
+    first = next(iter(conversions))
+    retried, left = first.num_retried, first.ledger.num_rejected
+    if retried:
+        return f"recovered: {first.num_recovered:,} of {retried:,} photographs tried again\n"
+    if not left:
+        return "recovered: nothing, as no photograph is rejected\n"
+    return f"unfinished work was finished first; again, to try the {left:,} rejects once more\n"
+
+
 def conversions_text(conversions: Mapping[str, Conversion]) -> str:
     """The ledger of each dataset by its url, and once, as they share it, where the time went."""
     parts = [f"{_shards_text(one)}\ndataset: {url}\n\n" for url, one in conversions.items()]
@@ -74,7 +85,9 @@ def conversions_text(conversions: Mapping[str, Conversion]) -> str:
 
 def _shards_text(conversion: Conversion) -> str:
     made = f"shards: {len(conversion.index.shards)}, of them made now: {conversion.num_made}"
-    return f"{_ledger_text(conversion.index.ledger)}{made}"
+    added = [info.name for info in conversion.added]
+    more = f"\nadded to the dataset: {_some(added)}" if added else ""
+    return f"{_ledger_text(conversion.index.ledger)}{made}{more}"
 
 
 def _effort_text(conversion: Conversion) -> str:

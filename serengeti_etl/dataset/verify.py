@@ -35,11 +35,12 @@ from serengeti_etl.dataset.index import (
     rejects_name,
 )
 from serengeti_etl.dataset.ledger import Ledger
+from serengeti_etl.dataset.rejects import read_rejects
 from serengeti_etl.dataset.sums import (
     PIECE_NUM_BYTES,
-    PLAN_FILES,
     SUMS_FILE,
     file_names,
+    plan_files,
     read_sums,
     sha256_of,
     shard_files,
@@ -394,7 +395,7 @@ def _guarded(what: str, check: Iterator[str]) -> Iterator[str]:
 
 def _check_files(dataset: Dataset, sums: Mapping[str, str]) -> Iterator[Problem]:
     """Files of no shard that are missing, unreadable, or not the bytes that were written."""
-    for name in (*PLAN_FILES, INDEX_FILE, DATASET_FILE):
+    for name in (*plan_files(dataset.info.editions), INDEX_FILE, DATASET_FILE):
         for message in _guarded(name, _check_file(dataset.store, name, sums)):
             yield _of_file(name, message)
 
@@ -480,8 +481,9 @@ def _check_states(catalog: pa.Table, index: pa.Table, rejects: list[pa.Table]) -
 
 
 def _all_rejects(dataset: Dataset) -> list[pa.Table]:
-    shards = [shard.name for shard in dataset.info.shards if shard.num_rejected]
-    return [read_table(dataset.store, rejects_name(name)) for name in ["plan", *shards]]
+    store, info = dataset.store, dataset.info
+    excluded = read_table(store, rejects_name("plan"))
+    return [excluded, read_rejects(store, info.shards, info.editions)]
 
 
 def _unknown_files(dataset: Dataset) -> Iterator[str]:

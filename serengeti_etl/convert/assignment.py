@@ -173,13 +173,13 @@ def _split_parts(
 ) -> Iterator[pa.Table]:
     for split in sorted(pc.unique(planned["split"]).to_pylist()):
         rows = planned.filter(pc.field("split") == split)
-        rows = rows.take(_mixed_order(rows["seq_id"], pipeline.shards.seed))
+        rows = rows.take(mixed_order(rows["seq_id"], pipeline.shards.seed))
         numbers = _shard_numbers(rows["seq_id"], pipeline) + num_by_split.get(split, 0)
         names = np.char.add(f"{split}-", np.char.zfill(numbers.astype(str), 6))
         yield rows.append_column("shard", pa.array(names, pa.string()))
 
 
-def _mixed_order(seq_ids: pa.ChunkedArray, seed: int) -> npt.NDArray[np.int64]:
+def mixed_order(seq_ids: pa.ChunkedArray, seed: int) -> npt.NDArray[np.int64]:
     """Row numbers in an order that mixes sequences and keeps the frames of each together."""
     encoded = seq_ids.combine_chunks().dictionary_encode()
     texts = encoded.dictionary.to_pylist()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from serengeti_etl.catalog.read import read_labels
 from serengeti_etl.cluster import Runner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.editions import earlier_of
@@ -23,12 +24,14 @@ from serengeti_etl.convert.plan_files import (
     refuse_another_plan,
     write_plan,
 )
-from serengeti_etl.convert.planned import PlannedDataset, plan_season
+from serengeti_etl.convert.planned import PlannedDataset, plan_labels
+from serengeti_etl.convert.recover import beyond_recovery, recovered_editions
 from serengeti_etl.convert.season import finish, make_missing
-from serengeti_etl.dataset.editions import Edition
+from serengeti_etl.dataset.editions import RETRIED_FILE, Edition
 from serengeti_etl.dataset.index import (
     DATASET_FILE,
     INDEX_FILE,
+    PLAN_FILE,
     PLAN_SETTINGS_FILE,
     Dataset,
     DatasetIndex,
@@ -196,7 +199,15 @@ def _mend_plan(
 ) -> tuple[PlannedDataset, list[str]]:
     """The dataset as it must be, and the files of its plan that were written again."""
     _refuse_unfinished(store, said)
-    season = plan_season(pipeline, scratch, earlier_of(store, said.editions()))
+    labels = read_labels(pipeline, scratch)
+    is_damaged = _has_damaged_editions(store, said)
+    season = plan_labels(
+        labels,
+        pipeline,
+        recovered_editions(store, said.index, labels, pipeline)
+        if is_damaged
+        else earlier_of(store, said.editions()),
+    )
     dataset = PlannedDataset(
         folder="",
         store=store,
@@ -204,6 +215,8 @@ def _mend_plan(
         plan=season.plans[""],
         num_images=season.labels.images.num_rows,
     )
+    if is_damaged and dataset.plan.plan_hash not in {plan.plan_hash for plan in said.plans()}:
+        raise beyond_recovery(store, "index and rejects, or the catalog, are of another plan")
     _require_same_plan(dataset, said)
     _refuse_other_shards(dataset, said)
     wanted = Store(url=str(scratch / "wanted"))
@@ -213,6 +226,20 @@ def _mend_plan(
     for name in mended:
         store.upload(scratch / "wanted" / name, name)
     return dataset, mended
+
+
+def _has_damaged_editions(store: Store, said: _Said) -> bool:
+    """Whether the files that alone tell what was planned when cannot be used."""
+    editions = said.editions()
+    names = {PLAN_FILE, RETRIED_FILE} & set(plan_files(editions)) if len(editions) > 1 else set()
+    told = names & said.sums.keys()
+    if any(sha256_of(store, name) != said.sums[name] for name in told):
+        return True
+    try:
+        earlier_of(store, editions)
+    except DatasetError:
+        return True
+    return False
 
 
 def _refuse_unfinished(store: Store, said: _Said) -> None:

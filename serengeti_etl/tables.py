@@ -12,6 +12,7 @@ from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.repair import Repair
 from serengeti_etl.convert.season import Conversion
+from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.dataset.rejects import RejectGroup, RejectGroups, group_rejects
 from serengeti_etl.text_table import table_text
@@ -133,8 +134,21 @@ def dataset_text(dataset: Dataset) -> str:
         + rejects_text(group_rejects(dataset))
         + f"resize: {resize['size']} px, JPEG quality {resize['quality']}, "
         + f"{resize['subsampling']}, by {dataset.info.versions['encoder']}\n"
+        + _editions_text(dataset.info.editions)
         + f"plan: {dataset.plan_hash}\n"
     )
+
+
+def _editions_text(editions: Sequence[Edition]) -> str:
+    """What was added when; "" for a dataset that was made in one go."""
+    if len(editions) < 2:  # noqa: PLR2004 - nothing was added
+        return ""
+    names = {"catalog": "of the label file", "retry": "tried again"}
+    parts = [
+        f"{one.num_images:,} images {names[one.kind]} (shards: {one.num_shards:,})"
+        for one in editions
+    ]
+    return f"editions: {', then '.join(parts)}\n"
 
 
 def _balance_text(ledger: Mapping[str, Any]) -> str:

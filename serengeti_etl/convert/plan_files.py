@@ -36,7 +36,7 @@ from serengeti_etl.dataset.index import (
     rejects_name,
     write_table,
 )
-from serengeti_etl.dataset.sums import PLAN_FILES, forget_sums
+from serengeti_etl.dataset.sums import PLAN_FILES, forget_sums, refuse_damaged
 from serengeti_etl.errors import CatalogError, DatasetError
 from serengeti_etl.storage import Store
 
@@ -115,6 +115,7 @@ def read_assignment(store: Store, editions: tuple[Edition, ...]) -> Assignment:
         DatasetError: plan.parquet is missing or damaged.
     """
     try:
+        refuse_damaged(store, PLAN_FILE)
         with store.open_input(PLAN_FILE) as source:
             file = pq.ParquetFile(source)
             is_told = bool(editions)

@@ -132,18 +132,27 @@ def test_an_unchanged_catalog_adds_nothing(
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
 
 
+@pytest.mark.parametrize("num_writes", [None, 2, 7])
 def test_a_dataset_without_editions_grows_too(
-    growing: GrowingSeason, growing_pipeline: SeasonPipeline, tmp_path: Path
+    growing: GrowingSeason,
+    growing_pipeline: SeasonPipeline,
+    tmp_path: Path,
+    kill_after: Callable[[int | None], None],
+    num_writes: int | None,
 ) -> None:
-    """One of an earlier release becomes byte for byte what one of this release becomes."""
+    """One of an earlier release becomes what one of this release becomes, also after a kill."""
     for name in ("old", "new"):
         convert(growing_pipeline, tmp_path / name)
     store = Store(url=str(tmp_path / "old"))
     content = store.read_json("plan/plan.json")
-    store.write_json(
-        "plan/plan.json", {name: content[name] for name in ("plan_hash", "encoder", "settings")}
-    )
+    known = ("plan_hash", "encoder", "settings")
+    store.write_json("plan/plan.json", {name: content[name] for name in known})
     growing.take_all()
+    kill_after(num_writes)
+    if num_writes is not None:
+        with pytest.raises(Killed):
+            convert(growing_pipeline, tmp_path / "old")
+    kill_after(None)
     for name in ("old", "new"):
         convert(growing_pipeline, tmp_path / name)
     assert files_below(tmp_path / "old") == files_below(tmp_path / "new")

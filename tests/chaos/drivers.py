@@ -46,11 +46,20 @@ class Driver:
         pipeline: of ``write_pipeline``.
         output: folder of the dataset.
         cluster: as ``--cluster``.
+        options: more of the command line.
         **environment: variables of the process.
     """
 
-    def __init__(self, pipeline: Path, output: Path, cluster: str, **environment: str) -> None:
+    def __init__(
+        self,
+        pipeline: Path,
+        output: Path,
+        cluster: str,
+        options: tuple[str, ...] = (),
+        **environment: str,
+    ) -> None:
         arguments = ["convert", str(pipeline), "--output", str(output), "--cluster", cluster]
+        arguments += options
         self.output = output
         self.said = pipeline.with_name(f"{output.name}-{time.monotonic_ns()}.log")
         with self.said.open("wb") as log:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,16 +46,24 @@ class Driver:
         pipeline: of ``write_pipeline``.
         output: folder of the dataset.
         cluster: as ``--cluster``.
+        within: command that runs another one, such as in a namespace.
         **environment: variables of the process.
     """
 
-    def __init__(self, pipeline: Path, output: Path, cluster: str, **environment: str) -> None:
+    def __init__(
+        self,
+        pipeline: Path,
+        output: Path,
+        cluster: str,
+        within: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         arguments = ["convert", str(pipeline), "--output", str(output), "--cluster", cluster]
         self.output = output
         self.said = pipeline.with_name(f"{output.name}-{time.monotonic_ns()}.log")
         with self.said.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serengeti_etl", *arguments],
+                [*within, sys.executable, "-m", "serengeti_etl", *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=ROOT,

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.chaos
 SEED = 5
 """Another number, other histories; it is in the test's name."""
 
-NUM_HISTORIES = 12
+NUM_HISTORIES = 10
 NUM_STEPS = 16
 MOST_DAMAGES = 3
 

@@ -245,6 +245,11 @@ def export(
 @click.option("--output", required=True, help="Folder or url for the dataset.")
 @_cluster_option("local")
 @click.option(
+    "--retry-rejects",
+    is_flag=True,
+    help="Try rejected photographs of a finished dataset again, in shards of their own.",
+)
+@click.option(
     "--performance-report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -257,18 +262,24 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter per option
     limit: int | None,
     output: str,
     cluster: str,
+    retry_rejects: bool,  # noqa: FBT001 - as click hands it over
     performance_report: Path | None,
     debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
 ) -> int:
-    """Turn the photographs of PIPELINE into a dataset of tar shards."""
-    from serengeti_etl.tables import conversion_text, conversions_text
+    """Turn the photographs of PIPELINE into a dataset of tar shards, or add what is new to it."""
+    from serengeti_etl.tables import conversion_text, conversions_text, retry_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
-    conversions = run_conversion(settings, output, load_cluster(cluster), performance_report)
+    where = load_cluster(cluster)
+    conversions = run_conversion(
+        settings, output, where, performance_report, retry_rejects=retry_rejects
+    )
     if settings.sizes:
         click.echo(conversions_text(conversions), nl=False)
     else:
         click.echo(f"{conversion_text(conversions[output])}dataset: {output}")
+    if retry_rejects:
+        click.echo(retry_text(conversions.values()), nl=False)
     has_rejects = any(one.ledger.num_rejected for one in conversions.values())
     return WITH_REJECTS if has_rejects else COMPLETE
 
@@ -469,6 +480,8 @@ def run_conversion(
     output: str,
     where: "str | ClusterSpec",
     report: Path | None = None,
+    *,
+    retry_rejects: bool = False,
 ) -> "dict[str, Conversion]":
     """Convert with a progress line; the ``Conversion`` of each dataset by its url."""
     from serengeti_etl.cluster import open_runner, performance_report
@@ -478,11 +491,11 @@ def run_conversion(
         if runner.dashboard is not None:
             click.echo(f"dashboard: {runner.dashboard}", err=True)
         with performance_report(runner, report):
-            return _convert_with_line(pipeline, runner, output)
+            return _convert_with_line(pipeline, runner, output, retry_rejects=retry_rejects)
 
 
 def _convert_with_line(
-    pipeline: "SeasonPipeline", runner: "Runner", output: str
+    pipeline: "SeasonPipeline", runner: "Runner", output: str, *, retry_rejects: bool
 ) -> "dict[str, Conversion]":
     from serengeti_etl.convert.season import convert_season, convert_sizes
     from serengeti_etl.convert.tally import Progress
@@ -502,8 +515,9 @@ def _convert_with_line(
             line.update(progress.num_images)
 
         if not pipeline.sizes:
-            return {output: convert_season(pipeline, runner, output, show)}
-        by_size = convert_sizes(pipeline, runner, output, show)
+            made = convert_season(pipeline, runner, output, show, retry_rejects=retry_rejects)
+            return {output: made}
+        by_size = convert_sizes(pipeline, runner, output, show, retry_rejects=retry_rejects)
         return {join_url(output, size): conversion for size, conversion in by_size.items()}
 
 

@@ -1,7 +1,7 @@
 """What commands show, as text: tables of a plan, a ledger, a dataset, an evaluation."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.repair import Repair
 from serengeti_etl.convert.season import Conversion
+from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.dataset.rejects import RejectGroup, RejectGroups, group_rejects
 from serengeti_etl.text_table import table_text
@@ -65,6 +66,17 @@ def conversion_text(conversion: Conversion) -> str:
     return f"{_shards_text(conversion)}{'; ' if effort else ''}{effort}\n"
 
 
+def retry_text(conversions: Iterable[Conversion]) -> str:
+    """What came of trying rejects again."""
+    first = next(iter(conversions))
+    retried, left = first.num_retried, first.ledger.num_rejected
+    if retried:
+        return f"recovered: {first.num_recovered:,} of {retried:,} photographs tried again\n"
+    if not left:
+        return "recovered: nothing, as no photograph is rejected\n"
+    return f"unfinished work was finished first; again, to try the {left:,} rejects once more\n"
+
+
 def conversions_text(conversions: Mapping[str, Conversion]) -> str:
     """The ledger of each dataset by its url, and once, as they share it, where the time went."""
     parts = [f"{_shards_text(one)}\ndataset: {url}\n\n" for url, one in conversions.items()]
@@ -74,7 +86,9 @@ def conversions_text(conversions: Mapping[str, Conversion]) -> str:
 
 def _shards_text(conversion: Conversion) -> str:
     made = f"shards: {len(conversion.index.shards)}, of them made now: {conversion.num_made}"
-    return f"{_ledger_text(conversion.index.ledger)}{made}"
+    added = [info.name for info in conversion.added]
+    more = f"\nadded to the dataset: {_some(added)}" if added else ""
+    return f"{_ledger_text(conversion.index.ledger)}{made}{more}"
 
 
 def _effort_text(conversion: Conversion) -> str:
@@ -120,8 +134,21 @@ def dataset_text(dataset: Dataset) -> str:
         + rejects_text(group_rejects(dataset))
         + f"resize: {resize['size']} px, JPEG quality {resize['quality']}, "
         + f"{resize['subsampling']}, by {dataset.info.versions['encoder']}\n"
+        + _editions_text(dataset.info.editions)
         + f"plan: {dataset.plan_hash}\n"
     )
+
+
+def _editions_text(editions: Sequence[Edition]) -> str:
+    """What was added when; "" for a dataset that was made in one go."""
+    if len(editions) < 2:  # noqa: PLR2004 - nothing was added
+        return ""
+    names = {"catalog": "of the label file", "retry": "tried again"}
+    parts = [
+        f"{one.num_images:,} images {names[one.kind]} (shards: {one.num_shards:,})"
+        for one in editions
+    ]
+    return f"editions: {', then '.join(parts)}\n"
 
 
 def _balance_text(ledger: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """What has come in of a conversion so far, and when it is too much of the wrong kind."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from serengeti_etl.cluster import Outcome
 from serengeti_etl.convert.planned import PlannedDataset
@@ -38,6 +40,30 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Retried:
+    """Rejects of a shard that a later edition tries again.
+
+    Attributes:
+        by_reason: how many.
+        examples: all of them, as ``ShardReport`` has examples.
+    """
+
+    by_reason: Counter[str] = field(default_factory=Counter)
+    examples: set[str] = field(default_factory=set)
+
+
+_NONE = _Retried()
+
+
+def _by_shard(retried: pa.Table) -> dict[str, _Retried]:
+    found: defaultdict[str, _Retried] = defaultdict(_Retried)
+    for row in retried.to_pylist():
+        found[row["shard"]].by_reason[row["reason"]] += 1
+        found[row["shard"]].examples.add(f"{row['file_name']}: {row['message']}")
+    return dict(found)
+
+
 class DatasetTally:
     """What has come in of one dataset.
 
@@ -47,7 +73,10 @@ class DatasetTally:
 
     def __init__(self, dataset: PlannedDataset) -> None:
         self.num_shards = len(dataset.plan.shards)
-        self.num_planned = dataset.plan.rows.num_rows
+        plan = dataset.plan
+        # An image that is tried again is planned once; what came of it before counts no more.
+        self.num_planned = plan.rows.num_rows - plan.retried.num_rows
+        self.retried = _by_shard(plan.retried)
         share, count = dataset.pipeline.max_reject_share, dataset.pipeline.max_rejects
         self.budgets = {"max_reject_share": share * self.num_planned}
         if count is not None:
@@ -65,8 +94,10 @@ class DatasetTally:
     def add(self, report: ShardReport, *, is_new: bool) -> None:
         """Count one shard."""
         self.infos[report.info.name] = report.info
+        retried = self.retried.get(report.info.name, _NONE)
         self.rejects.update(report.rejects_by_reason)
-        self.examples += report.examples
+        self.rejects -= retried.by_reason
+        self.examples += [one for one in report.examples if one not in retried.examples]
         if is_new:
             self.made.add(report.info.name)
 

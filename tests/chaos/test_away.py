@@ -53,7 +53,10 @@ def test_the_bucket_is_away_for_a_while(season: Path, tmp_path: Path, hosts: Pat
     draw = random.Random(f"{_SEED}")  # noqa: S311 - a repeatable moment, not a secret
     convert_season(small_shards(str(season)), SerialRunner(), str(tmp_path / "undisturbed"))
     objects = {f"season/{name}": content for name, content in files_below(season).items()}
-    within = [*WITH_HOSTS, str(hosts)]
+
+    class Inside(Driver):
+        within = (*WITH_HOSTS, str(hosts))
+
     with ExitStack() as stack:
         server = stack.enter_context(fault_server(objects))
         server.on_request = lambda: time.sleep(0.1)
@@ -62,7 +65,7 @@ def test_the_bucket_is_away_for_a_while(season: Path, tmp_path: Path, hosts: Pat
         with pipeline.open("a") as file:
             url = f"http://{_HOST}:{port}"
             file.write(OVER_BUCKET.format(url=url, source=f"s3://{BUCKET}/season"))
-        driver = Driver(pipeline, tmp_path / "out", "serial", within)
+        driver = Inside(pipeline, tmp_path / "out", "serial")
         driver.wait_for_commits(draw.randint(1, 6), lambda: None)
         hosts.write_text("127.0.0.1 localhost\n")
         stack.close()
@@ -75,7 +78,7 @@ def test_the_bucket_is_away_for_a_while(season: Path, tmp_path: Path, hosts: Pat
         said = driver.said.read_text()
         if codes == [3]:
             assert "run the same command again" in said, _SEED
-            driver = Driver(pipeline, tmp_path / "out", "serial", within)
+            driver = Inside(pipeline, tmp_path / "out", "serial")
             codes.append(driver.wait())
     assert codes in ([2], [3, 2]), (_SEED, said)
     assert "Traceback" not in said

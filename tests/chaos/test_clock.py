@@ -88,12 +88,12 @@ def test_jumps_of_the_clock_do_not_show(
     variables, set_clock = clock
     draw = random.Random(f"{_SEED} {where}")  # noqa: S311 - repeatable, not a secret
     output = pipeline_file.with_name("out")
-    first = Driver(pipeline_file, output, where, **variables)
+    first = Driver(pipeline_file, output, where, (), **variables)
     for jump in ("+1d", "-1d"):
         first.wait_for_commits(first.num_commits() + draw.randint(1, 2), lambda: None)
         set_clock(jump)
         if where == "serial":
-            assert_refused(Driver(pipeline_file, output, where, **variables), first)
+            assert_refused(Driver(pipeline_file, output, where, (), **variables), first)
     assert first.wait() == 2, first.said.read_text()
     assert files_below(output) == expected
 

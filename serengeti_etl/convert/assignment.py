@@ -70,8 +70,8 @@ class Assignment:
 
     def followed_by(self, more: "Assignment") -> "Assignment":
         """Both, one after the other."""
-        if not more.editions:
-            return self
+        if not more.editions or not self.editions:  # no copy of millions of rows
+            return self if self.editions else more
         rows = pa.concat_tables([self.rows, more.rows]).combine_chunks()
         return Assignment(rows=rows, editions=(*self.editions, *more.editions))
 
@@ -85,8 +85,10 @@ class Assignment:
         Raises:
             ConfigError: a shard cannot hold the longest sequence.
         """
-        is_known = pc.is_in(images["image_id"], value_set=self.rows["image_id"].combine_chunks())
-        rows = _assign_shards(images.filter(pc.invert(is_known)), pipeline, self._num_by_split())
+        if self.rows.num_rows:
+            known = self.rows["image_id"].combine_chunks()
+            images = images.filter(pc.invert(pc.is_in(images["image_id"], value_set=known)))
+        rows = _assign_shards(images, pipeline, self._num_by_split())
         return self.followed_by(_edition("catalog", rows))
 
     def retrying(self, rejects: pa.Table, pipeline: SeasonPipeline) -> "Assignment":
@@ -136,6 +138,8 @@ def first_difference(rows: pa.Table, selection: Selection) -> str | None:
         selection: what is selected now.
     """
     images = selection.images
+    if not rows.num_rows:
+        return None
     places = pc.index_in(rows["image_id"], value_set=images["image_id"].combine_chunks())
     if places.null_count:
         gone = rows["image_id"].filter(pc.is_null(places))

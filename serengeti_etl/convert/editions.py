@@ -33,9 +33,10 @@ from serengeti_etl.convert.planned import (
     plan_retry,
     plan_season,
 )
-from serengeti_etl.dataset.editions import Edition
+from serengeti_etl.dataset.editions import RETRIED_FILE, Edition
 from serengeti_etl.dataset.index import REJECT_SCHEMA, UNREADABLE, DatasetIndex
 from serengeti_etl.dataset.rejects import read_rejects, read_retried
+from serengeti_etl.dataset.sums import refuse_damaged
 from serengeti_etl.errors import DatasetError
 from serengeti_etl.storage import Store
 
@@ -110,6 +111,7 @@ def earlier_of(store: Store, editions: tuple[Edition, ...]) -> Earlier:
         return Earlier(url=store.url, before=NOTHING)
     before, after = read_assignment(store, editions).parted()
     with _damage_told(store):
+        refuse_damaged(store, RETRIED_FILE)
         retried = read_retried(store, editions)
     return Earlier(url=store.url, before=before, after=after, retried=retried)
 
@@ -129,6 +131,7 @@ def _planned(pipeline: SeasonPipeline, places: Sequence[_Place], scratch: Path) 
     season = plan_labels(labels, pipeline, earlier)
     if season.plans[home.folder].plan_hash == home.plan_hash:
         return season
+    del season  # of millions of images one at a time is enough
     whole = read_assignment(home.store, home.editions)
     return plan_labels(labels, pipeline, replace(earlier, before=whole, after=NOTHING))
 
@@ -187,5 +190,5 @@ def _damage_told(store: Store) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise DatasetError(
-            f"rejects at {store.url} are missing or damaged ({error}): run `serengeti-etl repair`"
+            f"rejects at {store.url} are missing or damaged ({error}); run `serengeti-etl repair`"
         ) from error

@@ -36,7 +36,7 @@ from serengeti_etl.dataset.index import (
     rejects_name,
     write_table,
 )
-from serengeti_etl.dataset.sums import PLAN_FILES, forget_sums
+from serengeti_etl.dataset.sums import PLAN_FILES, forget_sums, refuse_damaged
 from serengeti_etl.errors import CatalogError, DatasetError
 from serengeti_etl.storage import Store
 
@@ -115,6 +115,7 @@ def read_assignment(store: Store, editions: tuple[Edition, ...]) -> Assignment:
         DatasetError: plan.parquet is missing or damaged.
     """
     try:
+        refuse_damaged(store, PLAN_FILE)
         with store.open_input(PLAN_FILE) as source:
             file = pq.ParquetFile(source)
             is_told = bool(editions)
@@ -140,9 +141,20 @@ def replace_plan(dataset: PlannedDataset, season: PlannedSeason, there: PlanReco
     store = dataset.store
     if there is not None:
         forget_sums(store, (*PLAN_FILES, RETRIED_FILE))
-        editions = read_assignment(store, ()).editions if not there.editions else there.editions
-        store.write_json(PLAN_SETTINGS_FILE, _content(there, editions) | {"is_changing": True})
+        _mark_as_changing(store, there)
     write_plan(dataset, season)
+
+
+def _mark_as_changing(store: Store, there: PlanRecord) -> None:
+    """Let plan.json say that the files of its plan may be those of another one from now on."""
+    # Of a plan without editions it could not be told any more how much of plan.parquet is its own.
+    editions = there.editions or read_assignment(store, ()).editions
+    try:
+        content = store.read_json(PLAN_SETTINGS_FILE)
+    except FileNotFoundError:
+        content = _content(there)
+    more = {"editions": [asdict(edition) for edition in editions], "is_changing": True}
+    store.write_json(PLAN_SETTINGS_FILE, content | more)
 
 
 def write_plan(dataset: PlannedDataset, season: PlannedSeason) -> None:
@@ -157,7 +169,7 @@ def write_plan(dataset: PlannedDataset, season: PlannedSeason) -> None:
     _write_row_groups(store, PLAN_FILE, plan, plan.rows)
     record = record_of_plan(dataset)
     more = {"classes": plan.classes, "priors": plan.priors}
-    store.write_json(PLAN_SETTINGS_FILE, _content(record, record.editions) | more)
+    store.write_json(PLAN_SETTINGS_FILE, _content(record) | more)
 
 
 def settings_record(pipeline: SeasonPipeline) -> PlanRecord:
@@ -174,12 +186,12 @@ def record_of_plan(dataset: PlannedDataset) -> PlanRecord:
     return replace(record, plan_hash=plan.plan_hash, editions=plan.editions)
 
 
-def _content(record: PlanRecord, editions: tuple[Edition, ...]) -> dict[str, Any]:
+def _content(record: PlanRecord) -> dict[str, Any]:
     return {
         "plan_hash": record.plan_hash,
         "encoder": record.encoder,
         "settings": record.settings,
-        "editions": [asdict(edition) for edition in editions],
+        "editions": [asdict(edition) for edition in record.editions],
     }
 
 

@@ -27,11 +27,10 @@ from serengeti_etl.convert.plan_files import (
 from serengeti_etl.convert.planned import PlannedDataset, plan_labels
 from serengeti_etl.convert.recover import beyond_recovery, recovered_editions
 from serengeti_etl.convert.season import finish, make_missing
-from serengeti_etl.dataset.editions import RETRIED_FILE, Edition
+from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import (
     DATASET_FILE,
     INDEX_FILE,
-    PLAN_FILE,
     PLAN_SETTINGS_FILE,
     Dataset,
     DatasetIndex,
@@ -85,6 +84,7 @@ def repair_dataset(
     """What was mended of the dataset at ``output``, which then is byte for byte what it was.
 
     Killed at any moment and called again, it goes on. Whole shards are read and left as they are.
+    An edition that is not finished is finished on the way.
 
     Args:
         pipeline: the one that made the dataset, of one size.
@@ -198,7 +198,7 @@ def _mend_plan(
     pipeline: SeasonPipeline, store: Store, said: _Said, scratch: Path
 ) -> tuple[PlannedDataset, list[str]]:
     """The dataset as it must be, and the files of its plan that were written again."""
-    _refuse_unfinished(store, said)
+    _refuse_half_a_plan(store, said)
     labels = read_labels(pipeline, scratch)
     is_damaged = _has_damaged_editions(store, said)
     season = plan_labels(
@@ -230,28 +230,20 @@ def _mend_plan(
 
 def _has_damaged_editions(store: Store, said: _Said) -> bool:
     """Whether the files that alone tell what was planned when cannot be used."""
-    editions = said.editions()
-    names = {PLAN_FILE, RETRIED_FILE} & set(plan_files(editions)) if len(editions) > 1 else set()
-    told = names & said.sums.keys()
-    if any(sha256_of(store, name) != said.sums[name] for name in told):
-        return True
     try:
-        earlier_of(store, editions)
+        earlier_of(store, said.editions())
     except DatasetError:
         return True
     return False
 
 
-def _refuse_unfinished(store: Store, said: _Said) -> None:
-    """Nothing, unless an edition is being added to the dataset."""
-    if said.index is None or said.record is None:
-        return
-    if said.record.is_whole and len(said.record.editions) <= max(1, len(said.index.editions)):
-        return
-    raise DatasetError(
-        f"{store.url} has an edition that is not finished: run `serengeti-etl convert` as before, "
-        "which finishes it, and then repair what is damaged"
-    )
+def _refuse_half_a_plan(store: Store, said: _Said) -> None:
+    """Nothing, unless the plan of an edition was being written when its process was killed."""
+    if said.record is not None and not said.record.is_whole:
+        raise DatasetError(
+            f"the plan of an edition is not whole at {store.url}: run `serengeti-etl convert` as "
+            "before, which writes it again, and then repair what is damaged"
+        )
 
 
 def _is_as_written(store: Store, wanted: Store, name: str, said: _Said) -> bool:

@@ -23,7 +23,7 @@ class Progress:
     Attributes:
         name: of that shard.
         num_images: of its plan.
-        num_rejected: of them, those that are in ``rejects/`` instead.
+        num_rejected: of them, those that are rejected in the end.
         num_source_bytes: bytes of photographs read for it by this run.
         is_new: False if an earlier run had made it.
         num_planned: images of the whole plan.
@@ -101,6 +101,11 @@ class DatasetTally:
         if is_new:
             self.made.add(report.info.name)
 
+    def num_rejected(self, report: ShardReport) -> int:
+        """Rejects of one shard, without those that a later one tries again."""
+        retried = self.retried.get(report.info.name, _NONE)
+        return report.info.num_rejected - retried.by_reason.total()
+
     def check_rejects(self) -> None:
         """Nothing, as long as the rejects are within the budget.
 
@@ -142,7 +147,7 @@ class Tally:
         for dataset, report in found:
             self.of(dataset).add(report, is_new=False)
         if len(found) == len(self.by_url):
-            self._tell(found[0][1], 0, is_new=False)
+            self._tell(self.of(found[0][0]), found[0][1], 0, is_new=False)
         for dataset, _ in found:
             self.of(dataset).check_rejects()
 
@@ -172,17 +177,20 @@ class Tally:
         self.seconds.update(result.seconds)
         for output, report in zip(task.outputs, result.shards, strict=True):
             self.by_url[output.store.url].add(report, is_new=True)
-        self._tell(result.shards[0], result.num_source_bytes, is_new=True)
+        first = self.by_url[task.outputs[0].store.url]
+        self._tell(first, result.shards[0], result.num_source_bytes, is_new=True)
         for output in task.outputs:
             self.by_url[output.store.url].check_rejects()
 
-    def _tell(self, report: ShardReport, num_source_bytes: int, *, is_new: bool) -> None:
+    def _tell(
+        self, tally: DatasetTally, report: ShardReport, num_source_bytes: int, *, is_new: bool
+    ) -> None:
         if self.on_progress is None:
             return
         progress = Progress(
             name=report.info.name,
             num_images=report.info.num_samples + report.info.num_rejected,
-            num_rejected=report.info.num_rejected,
+            num_rejected=tally.num_rejected(report),
             num_source_bytes=num_source_bytes,
             is_new=is_new,
             num_planned=self.num_planned,

@@ -153,3 +153,17 @@ def forget_sums(store: Store, names: Iterable[str]) -> None:
     if names & known.keys():
         left = {name: digest for name, digest in known.items() if name not in names}
         store.write(SUMS_FILE, sums_content(left))
+
+
+def refuse_damaged(store: Store, name: str) -> None:
+    """Nothing, if a file is what SHA256SUMS has of it, or that has nothing of it.
+
+    Raises:
+        DatasetError: it is missing, or not what it was.
+    """
+    try:
+        known = (read_sums(store) or {}).get(name)
+    except DatasetError:
+        return
+    if known is not None and sha256_of(store, name) != known:
+        raise DatasetError(f"{name} is not what it was when the dataset was finished")

@@ -59,55 +59,47 @@ class Step:
     num_editions: int
 
 
+def prepared(place: Path, growing: GrowingSeason, change: Callable[[], None]) -> Path:
+    """The file of a pipeline whose dataset is at ``place / "before"``, where all is changed now."""
+    convert_season(small_shards(str(growing.folder)), SerialRunner(), str(place / "before"))
+    change()
+    return write_pipeline(place, growing.folder)
+
+
+def undisturbed(place: Path, pipeline: Path, options: tuple[str, ...]) -> Step:
+    """What a driver adds to the dataset at ``place / "before"`` when nobody kills it."""
+    shutil.copytree(place / "before", place / "after")
+    driver = Driver(pipeline, place / "after", "serial", options)
+    driver.wait_for_work()
+    started = time.monotonic()
+    assert driver.wait() == 2, driver.said.read_text()
+    seconds = time.monotonic() - started
+    assert verify_dataset(str(place / "after"), SerialRunner()).problems == ()
+    return Step(
+        pipeline=pipeline,
+        before=place / "before",
+        after=files_below(place / "after"),
+        options=options,
+        seconds=seconds,
+        num_editions=len(open_dataset(str(place / "after")).info.editions),
+    )
+
+
 @pytest.fixture(scope="module")
 def steps(season: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Step]:
-    """A growth, and a retry that recovers some of the rejects; each with a source of its own."""
-    folder = tmp_path_factory.mktemp("steps")
-
-    def grow(growing: GrowingSeason) -> None:
-        growing.take_all()
-
-    def mend(growing: GrowingSeason) -> None:
-        names = [image["file_name"] for image in growing.labels["images"]]
-        growing.mend(next(one for one in names if not (growing.folder / "images" / one).exists()))
-
-    made = {}
-    kinds: dict[str, tuple[Callable[[GrowingSeason], None], tuple[str, ...]]] = {
-        "growth": (grow, ()),
-        "retry": (mend, RETRY),
-    }
-    for name, (change, options) in kinds.items():
-        place = folder / name
-        place.mkdir()
-        growing = GrowingSeason(season, place / "source")
-        if name == "retry":
-            growing.take_all()
-        else:
-            growing.take(lambda seq_id: hash_of(seq_id) % 2 == 0)
-        convert_season(small_shards(str(growing.folder)), SerialRunner(), str(place / "before"))
-        change(growing)
-        pipeline = write_pipeline(place, growing.folder)
-        shutil.copytree(place / "before", place / "after")
-        driver = Driver(pipeline, place / "after", "serial", options)
-        driver.wait_for_work()
-        started = time.monotonic()
-        assert driver.wait() == 2, driver.said.read_text()
-        assert verify_dataset(str(place / "after"), SerialRunner()).problems == ()
-        made[name] = Step(
-            pipeline=pipeline,
-            before=place / "before",
-            after=files_below(place / "after"),
-            options=options,
-            seconds=time.monotonic() - started,
-            num_editions=2,
-        )
-        assert len(open_dataset(str(place / "after")).info.editions) == 2
-    return made
-
-
-def hash_of(text: str) -> int:
-    """The same number in every process."""
-    return sum(text.encode())
+    """A growth by half, and a retry that recovers one of the rejects."""
+    place = tmp_path_factory.mktemp("growth")
+    half = GrowingSeason(season, place / "source")
+    half.take(lambda seq_id: sum(seq_id.encode()) % 2 == 0)
+    growth = undisturbed(place, prepared(place, half, half.take_all), ())
+    place = tmp_path_factory.mktemp("retry")
+    whole = GrowingSeason(season, place / "source")
+    whole.take_all()
+    names = [image["file_name"] for image in whole.labels["images"]]
+    missing = next(name for name in names if not (whole.folder / "images" / name).exists())
+    retry = undisturbed(place, prepared(place, whole, lambda: whole.mend(missing)), RETRY)
+    assert growth.num_editions == retry.num_editions == 2
+    return {"growth": growth, "retry": retry}
 
 
 @pytest.mark.parametrize("place", range(NUM_ROUNDS), ids=lambda place: f"seed{_SEED}-{place}")

@@ -17,7 +17,13 @@ from serengeti_etl.convert import shard as shard_module
 from serengeti_etl.convert.repair import repair_dataset
 from serengeti_etl.convert.season import Conversion, convert_season, convert_sizes
 from serengeti_etl.dataset.editions import RETRIED_FILE
-from serengeti_etl.dataset.index import PLAN_FILE, open_dataset, read_table
+from serengeti_etl.dataset.index import (
+    PLAN_FILE,
+    open_dataset,
+    read_report,
+    read_table,
+    write_table,
+)
 from serengeti_etl.dataset.rejects import group_rejects
 from serengeti_etl.dataset.sums import plan_files
 from serengeti_etl.dataset.verify import verify_dataset
@@ -126,18 +132,27 @@ def test_an_unchanged_catalog_adds_nothing(
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
 
 
+@pytest.mark.parametrize("num_writes", [None, 2, 7])
 def test_a_dataset_without_editions_grows_too(
-    growing: GrowingSeason, growing_pipeline: SeasonPipeline, tmp_path: Path
+    growing: GrowingSeason,
+    growing_pipeline: SeasonPipeline,
+    tmp_path: Path,
+    kill_after: Callable[[int | None], None],
+    num_writes: int | None,
 ) -> None:
-    """One of an earlier release becomes byte for byte what one of this release becomes."""
+    """One of an earlier release becomes what one of this release becomes, also after a kill."""
     for name in ("old", "new"):
         convert(growing_pipeline, tmp_path / name)
     store = Store(url=str(tmp_path / "old"))
     content = store.read_json("plan/plan.json")
-    store.write_json(
-        "plan/plan.json", {name: content[name] for name in ("plan_hash", "encoder", "settings")}
-    )
+    known = ("plan_hash", "encoder", "settings")
+    store.write_json("plan/plan.json", {name: content[name] for name in known})
     growing.take_all()
+    kill_after(num_writes)
+    if num_writes is not None:
+        with pytest.raises(Killed):
+            convert(growing_pipeline, tmp_path / "old")
+    kill_after(None)
     for name in ("old", "new"):
         convert(growing_pipeline, tmp_path / name)
     assert files_below(tmp_path / "old") == files_below(tmp_path / "new")
@@ -501,16 +516,18 @@ def test_a_damaged_file_of_several_editions_is_repaired(
     assert files_below(three) == expected
 
 
-def test_an_unfinished_edition_is_finished_before_a_repair(
+def test_damage_under_an_unfinished_edition_is_repaired(
     growing: GrowingSeason,
     growing_pipeline: SeasonPipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Repair refuses until then, and verify says that an edition is being added."""
-    output = tmp_path / "out"
-    convert(growing_pipeline, output)
+    """Verify tells that an edition is being added; repair mends what is old and finishes it."""
+    output, expected = tmp_path / "out", tmp_path / "expected"
+    for folder in (output, expected):
+        convert(growing_pipeline, folder)
     growing.take_all()
+    convert(growing_pipeline, expected)
 
     def dying(*_: Any) -> None:
         raise Killed
@@ -519,14 +536,77 @@ def test_an_unfinished_edition_is_finished_before_a_repair(
     with pytest.raises(Killed):
         convert(growing_pipeline, output)
     monkeypatch.undo()
-    with pytest.raises(
-        DatasetError, match="an edition that is not finished: run `serengeti-etl conv"
-    ):
-        repair_dataset(growing_pipeline, SerialRunner(), str(output))
     (problem,) = verify_dataset(str(output), SerialRunner()).problems
     assert "has an edition more than dataset.json" in problem.message
+    store, name = Store(url=str(output)), "index/val-000000.parquet"
+    report = read_report(store, "val-000000")
+    write_table(store, name, read_table(store, name).slice(1), report=report)
+    with pytest.raises(DatasetError, match=rf"{name} .* run `serengeti-etl repair`"):
+        convert(growing_pipeline, output)
+    assert "val-000000" in repair_dataset(growing_pipeline, SerialRunner(), str(output)).shards
+    assert files_below(output) == files_below(expected)
+
+
+def test_half_a_plan_is_not_repaired(
+    growing: GrowingSeason,
+    growing_pipeline: SeasonPipeline,
+    tmp_path: Path,
+    kill_after: Callable[[int | None], None],
+) -> None:
+    """Repair says that convert must write the plan first."""
+    output = tmp_path / "out"
     convert(growing_pipeline, output)
-    check_whole(output)
+    growing.take_all()
+    kill_after(4)
+    with pytest.raises(Killed):
+        convert(growing_pipeline, output)
+    kill_after(None)
+    with pytest.raises(
+        DatasetError, match=r"is not whole at .*: run `serengeti-etl convert` as bef"
+    ):
+        repair_dataset(growing_pipeline, SerialRunner(), str(output))
+
+
+def test_nothing_is_added_to_a_damaged_plan(
+    growing: GrowingSeason, growing_pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """A growth over a plan that is not what it was is refused, and nothing is written."""
+    output = tmp_path / "out"
+    convert(growing_pipeline, output)
+    store = Store(url=str(output))
+    content = bytearray(store.read(PLAN_FILE))
+    content[len(content) // 2] ^= 1
+    store.write(PLAN_FILE, bytes(content))
+    before = files_below(output)
+    growing.take_all()
+    with pytest.raises(DatasetError, match=rf"{PLAN_FILE} .* is not what it was .* repair"):
+        convert(growing_pipeline, output)
+    assert files_below(output) == before
+
+
+@pytest.mark.parametrize("other", ["dataset.json", "index.parquet", "rejects"])
+def test_a_plan_that_cannot_be_told_is_to_be_put_back(
+    three: Path, grown_pipeline: SeasonPipeline, other: str
+) -> None:
+    """Repair refuses, and changes nothing, where what would tell the plan is damaged as well."""
+    name = (
+        next(str(p.relative_to(three)) for p in three.glob("rejects/*-*"))
+        if other == "rejects"
+        else other
+    )
+    content = (three / PLAN_FILE).read_bytes()
+    whole = files_below(three)
+    for one in (PLAN_FILE, name):
+        (three / one).write_bytes(b"?")
+    before = files_below(three)
+    with pytest.raises(
+        DatasetError, match=r"plan\.parquet or .* is damaged.* put these files back"
+    ):
+        repair_dataset(grown_pipeline, SerialRunner(), str(three))
+    assert files_below(three) == before
+    (three / PLAN_FILE).write_bytes(content)
+    repair_dataset(grown_pipeline, SerialRunner(), str(three))
+    assert files_below(three) == whole
 
 
 # --- Several sizes ---

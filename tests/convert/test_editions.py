@@ -32,6 +32,7 @@ from serengeti_etl.label_config import Rules
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.storage import Store
 from tests.conftest import files_below, season_pipeline
+from tests.convert.test_season import zipped
 from tests.growing import GrowingSeason
 
 REJECTED = {"empty_file", "missing", "truncated"}
@@ -290,6 +291,41 @@ def test_growth_and_retry_at_once(
     assert [one.kind for one in made.index.editions] == ["catalog", "catalog", "retry"]
     assert made.num_recovered == made.num_retried > 0
     check_whole(output)
+
+
+def test_a_second_archive_brings_what_was_missing(season: Path, tmp_path: Path) -> None:
+    """Half a season rejected for want of its zip is recovered once the pipeline names that too."""
+    names = zipped(season, tmp_path)
+    shutil.copy(season / "labels.json", tmp_path)
+    pipeline = replace(season_pipeline(str(tmp_path)), max_reject_share=1, max_shard_reject_share=1)
+    output = tmp_path / "out"
+    first = convert(replace(pipeline, images=names[:1]), output)
+    before = files_below(output)
+    made = convert(replace(pipeline, images=names), output, retry=True)
+    assert first.ledger.rejected["missing"] > 20
+    assert made.num_retried - made.num_recovered == made.ledger.num_rejected == 3
+    assert set(made.ledger.rejected) == REJECTED
+    assert of_shards(before).items() <= of_shards(files_below(output)).items()
+    check_whole(output)
+
+
+def test_a_dataset_in_a_bucket_grows(
+    growing: GrowingSeason,
+    growing_pipeline: SeasonPipeline,
+    tmp_path: Path,
+    make_bucket: Callable[[str], str],
+) -> None:
+    """On a real S3 server: growth and retry give the objects that a folder gets as files."""
+    import s3fs
+
+    url = f"{make_bucket('growing')}/dataset"
+    for retry in (False, False, True):
+        convert(growing_pipeline, tmp_path / "out", retry=retry)
+        convert_season(growing_pipeline, SerialRunner(), url, retry_rejects=retry)
+        growing.take_all()
+    s3fs.S3FileSystem().get(f"{url}/", f"{tmp_path}/back/", recursive=True)
+    assert files_below(tmp_path / "back") == files_below(tmp_path / "out")
+    assert len(open_dataset(url).info.editions) == 3
 
 
 # --- Killed ---

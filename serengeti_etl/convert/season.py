@@ -27,7 +27,7 @@ from serengeti_etl.dataset.index import (
     DatasetIndex,
     ShardInfo,
     compact_index,
-    parse_table,
+    parse_rejects,
     read_report,
     rejects_name,
 )
@@ -265,7 +265,7 @@ def _known_report(store: Store, info: ShardInfo) -> ShardReport | None:
     except FileNotFoundError:
         return None
     try:
-        rejects = parse_table(content).to_pylist()
+        rejects = parse_rejects(content, info.name).to_pylist()
     except UNREADABLE:
         return None
     return ShardReport(

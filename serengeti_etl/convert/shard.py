@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.careful import CarefulResizer
+from serengeti_etl.convert.doubles import check_doubles
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
 from serengeti_etl.convert.member import Location
 from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_to_each
@@ -167,7 +168,9 @@ def make_shard(task: ShardTask) -> TaskReport:
             _Shard(task, output, _open_tar(task, output, tars, stages)) for output in task.outputs
         ]
         wanted = _without(shards[0].retried, _wanted(task, rows), rows)
-        contents = _timed(fetch_in_order(task.images, wanted), stages)
+        contents = _timed(
+            check_doubles(task.images, wanted, fetch_in_order(task.images, wanted)), stages
+        )
         for row, results in zip(rows, _resized(contents, task, stages), strict=True):
             num_source_bytes += results[0].source_num_bytes
             for shard, result in zip(shards, results, strict=True):

@@ -369,6 +369,17 @@ def parse_table(content: bytes, columns: Sequence[str] | None = None) -> pa.Tabl
     return file.read(columns=columns, use_threads=False)
 
 
+def parse_rejects(content: bytes, shard: str) -> pa.Table:
+    """The rejects of ``shard``; raises one of ``UNREADABLE`` if damaged, or another file's."""
+    rejects = parse_table(content)
+    if not rejects.schema.equals(REJECT_SCHEMA):
+        raise DatasetError("it does not have the columns of this format")
+    others = set(rejects["shard"].to_pylist()) - {shard}
+    if others:
+        raise DatasetError(f"it has rejects of {', '.join(sorted(map(str, others)))}")
+    return rejects
+
+
 def read_report(store: Store, shard: str) -> ShardInfo | None:
     """The report in the index part of ``shard``; None if that shard is not committed."""
     try:

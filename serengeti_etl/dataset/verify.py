@@ -30,6 +30,7 @@ from serengeti_etl.dataset.index import (
     ShardInfo,
     canonical_bytes,
     index_part_name,
+    parse_rejects,
     parse_report,
     parse_table,
     read_table,
@@ -299,7 +300,7 @@ def _check_rejects(task: VerifyTask) -> Iterator[str]:
         yield f"{name}: {len(content)} bytes that are not those of {SUMS_FILE}"
         return
     try:
-        num_rows = parse_table(content).num_rows
+        num_rows = parse_rejects(content, task.shard.name).num_rows
     except UNREADABLE as error:
         yield f"{name} cannot be read: {error}"
         return

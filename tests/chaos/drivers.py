@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from serengeti_etl.config import SeasonPipeline, ShardSettings
 from tests.conftest import season_pipeline
@@ -50,6 +51,9 @@ class Driver:
         **environment: variables of the process.
     """
 
+    within: ClassVar[tuple[str, ...]] = ()
+    """A command that runs another one, such as in a namespace."""
+
     def __init__(
         self,
         pipeline: Path,
@@ -64,7 +68,7 @@ class Driver:
         self.said = pipeline.with_name(f"{output.name}-{time.monotonic_ns()}.log")
         with self.said.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serengeti_etl", *arguments],
+                [*self.within, sys.executable, "-m", "serengeti_etl", *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=ROOT,

@@ -4,7 +4,9 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from serengeti_etl.ahead import in_order
 from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.editions import plan_datasets
@@ -27,6 +29,7 @@ from serengeti_etl.dataset.index import (
     DatasetIndex,
     ShardInfo,
     compact_index,
+    index_part_name,
     parse_rejects,
     read_report,
     rejects_name,
@@ -237,16 +240,18 @@ def _todo(datasets: Sequence[PlannedDataset], tally: Tally) -> list[_Todo]:
 def _committed(store: Store, plan: Plan) -> dict[str, ShardReport]:
     """The shards of this plan that an earlier run finished, by name."""
     names = set(store.list("index"))
-    found = {}
-    for shard in plan.shards:
-        if f"index/{shard.name}.parquet" not in names:
-            continue
-        info = read_report(store, shard.name)
-        if info is not None and info.fingerprint == shard.fingerprint and _has_tar(store, info):
-            report = _known_report(store, info)
-            if report is not None:
-                found[shard.name] = report
-    return found
+    there = [shard for shard in plan.shards if index_part_name(shard.name) in names]
+    # Thousands of shards in a bucket: one after the other they would take minutes.
+    reports = in_order(partial(_report_of, store), there)
+    return {report.info.name: report for report in reports if report is not None}
+
+
+def _report_of(store: Store, shard: PlannedShard) -> ShardReport | None:
+    """What came of a shard; None if it is not there whole, as this plan wants it."""
+    info = read_report(store, shard.name)
+    if info is None or info.fingerprint != shard.fingerprint or info.name != shard.name:
+        return None
+    return _known_report(store, info) if _has_tar(store, info) else None
 
 
 def _has_tar(store: Store, info: ShardInfo) -> bool:

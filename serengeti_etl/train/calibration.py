@@ -113,6 +113,6 @@ def with_prior_shift(images: Predictions, empty: int, shift: float) -> Predictio
         return images
     weight = np.exp(shift)
     e_N1 = images.probabilities_NC[:, [empty]]
-    shifted_NC = images.probabilities_NC / (1 + e_N1 * (weight - 1))
+    shifted_NC = images.probabilities_NC / (1 - e_N1 + weight * e_N1)
     shifted_NC[:, [empty]] *= weight
     return replace(images, probabilities_NC=np.clip(shifted_NC, 0, 1))

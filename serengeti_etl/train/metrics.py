@@ -1,15 +1,17 @@
 """The competition's score, and the record of a run. Numpy only."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serengeti_etl.errors import require
-from serengeti_etl.storage import Store
 from serengeti_etl.train.predictions import CLIP, Float64, Predictions
 from serengeti_etl.train.sequences import aggregate_sequences
+
+if TYPE_CHECKING:
+    from serengeti_etl.storage import Store  # whoever only scores needs no storage
 
 __all__ = [
     "CLIP",
@@ -85,7 +87,7 @@ class MetricsFile:
         run: folder or bucket prefix of the run.
     """
 
-    def __init__(self, run: Store) -> None:
+    def __init__(self, run: "Store") -> None:
         self._run = run
         self.records: list[dict[str, Any]] = []
 

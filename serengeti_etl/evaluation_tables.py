@@ -6,7 +6,6 @@ from serengeti_etl.text_table import table_text
 
 if TYPE_CHECKING:
     from serengeti_etl.evaluate import Evaluation
-    from serengeti_etl.evaluate.blanks import BlankPoint
     from serengeti_etl.evaluate.groups import Estimate
 
 MAX_CONFUSIONS = 5
@@ -66,32 +65,25 @@ def _confusions_text(evaluation: "Evaluation") -> str:
 def _blanks_text(evaluation: "Evaluation") -> str:
     if evaluation.blanks is None:
         return ""
-    return f"blanks, {_blank_text(evaluation.blanks.chosen)}\n"
-
-
-def _blank_text(point: "BlankPoint") -> str:
+    chosen = evaluation.blanks.chosen
     return (
-        f"empty from {point.threshold:.3f}: {_percent(point.called)} of all sequences called so, "
-        f"{_percent(point.precision)} of them rightly, {_percent(point.recall)} of the empty "
-        f"found, {_percent(point.missed)} of those with animals lost"
+        f"blanks (empty at {chosen.threshold:.3f} or more): {_percent(chosen.called)} of "
+        f"sequences, {_percent(chosen.precision)} of them empty; "
+        f"animals lost: {_percent(chosen.missed)}\n"
     )
 
 
 def _tuning_text(evaluation: "Evaluation") -> str:
-    tuning = evaluation.tuning
+    tuning, macro = evaluation.tuning, evaluation.macro_f1
     best = tuning.choice.aggregation
-    text = (
-        f"tuned on {tuning.tuned_on}: {best.animals} over frames, {best.empty} for empty, and "
-        f"temperatures would score {tuning.score:.4f}"
-    )
-    if tuning.is_judged_split:
-        text += " on the same split, which flatters"
-        if tuning.cross_score is not None:
-            text += f"; tuned on other sites than scored: {tuning.cross_score:.4f}"
-    macro = evaluation.macro_f1
+    itself = " itself, which flatters" if tuning.is_judged_split else ""
+    methods = f"{best.animals} (empty: {best.empty}), temperatures"
+    lines = [f"score tuned on {tuning.tuned_on}{itself}: {tuning.score:.4f}, by {methods}\n"]
+    if tuning.cross_score is not None:
+        lines.append(f"score tuned on other sites than scored: {tuning.cross_score:.4f}\n")
     if macro is not None:
-        text += f"\nmacro-F1 of species with 20 sequences or more: {macro:.2f}"
-    return f"{text}\n"
+        lines.insert(0, f"macro-F1 of species with 20 sequences or more: {macro:.2f}\n")
+    return "".join(lines)
 
 
 def _interval(estimate: "Estimate") -> str:

@@ -38,7 +38,7 @@ def predicted_split(draw: Draw | None = None, split: str = "val") -> PredictedSp
     shown_N = np.repeat(shown_S, 3)
     targets_NC = np.eye(len(CLASSES))[shown_N]
     noise_NC = rng.normal(size=targets_NC.shape)
-    z_NC = draw.strength * (targets_NC - 0.5 + 0.4 * noise_NC) - 1
+    z_NC = draw.strength * (targets_NC - 0.5) + 1.2 * noise_NC - 1
     sequence_N = np.repeat(np.arange(draw.num_sequences), 3)
     images = images_of(
         [f"s{number:04d}" for number in sequence_N], targets_NC, sigmoid(draw.sharpness * z_NC)

@@ -13,7 +13,7 @@ from serengeti_etl.evaluate.reliability import reliability
 samples = st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=1, max_size=40)
 
 
-def arrays(data: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def arrays(data: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([float(shown) for shown, _ in data]), np.array([one / 20 for _, one in data])
 
 

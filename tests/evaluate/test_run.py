@@ -1,49 +1,35 @@
-"""The judgement of a run."""
+"""A run is predicted, judged, and the figures are written into it."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sklearn.metrics import average_precision_score, log_loss, precision_score, recall_score
 
-from serengeti_etl.errors import ConfigError
-from serengeti_etl.evaluate import evaluate_run, judge
+from serengeti_etl.dataset.index import Dataset
+from serengeti_etl.errors import ConfigError, DatasetError
+from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
+from serengeti_etl.load.read_table import read_images
+from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.train.loop import train
-from serengeti_etl.train.metrics import Predictions
+from serengeti_etl.train.predictions import logits
 from serengeti_etl.train.recipe import Recipe, Stage
 from serengeti_etl.train.settings import TrainSettings
 from tests.dataset_factory import make_dataset
+from tests.train import tiny
+
+SETTINGS = TrainSettings(device="cpu", num_threads=1)
 
 
-def test_the_table_of_classes_equals_scikit_learns() -> None:
-    """Support, log loss, average precision, precision and recall of every class, to 1e-12."""
-    rng = np.random.default_rng(1)
-    targets, probabilities = (rng.random((80, 4)) < 0.3).astype(float), rng.random((80, 4))
-    targets[:, 3] = 0
-    probabilities[:, 3] *= 0.4
-    names = tuple(map(str, range(80)))
-    made = Predictions(
-        names=names, seq_ids=names, targets_NC=targets, probabilities_NC=probabilities
-    )
-    means = np.array([0.3, 0.2, 0.4, 0.1])
-    evaluation = judge(made, made, ("a", "b", "c", "d"), means, "val")
-    losses = [log_loss(targets[:, c], probabilities[:, c], labels=[0, 1]) for c in range(4)]
-    assert abs(evaluation.score - np.mean(losses)) < 1e-12
-    for c, row in enumerate(evaluation.classes[:3]):
-        shown, predicted = targets[:, c], probabilities[:, c] >= 0.5
-        assert row.support == shown.sum()
-        assert abs(row.log_loss - losses[c]) < 1e-12
-        baseline = log_loss(shown, np.full(80, means[c]), labels=[0, 1])
-        assert abs(row.class_means_log_loss - baseline) < 1e-12
-        expected = average_precision_score(shown, probabilities[:, c])
-        assert row.average_precision == pytest.approx(expected, abs=1e-12)
-        assert row.precision == pytest.approx(precision_score(shown, predicted))
-        assert row.recall == pytest.approx(recall_score(shown, predicted))
-    absent = evaluation.classes[3]
-    assert (absent.support, absent.average_precision) == (0, None)
-    assert (absent.precision, absent.recall) == (None, None)
+@pytest.fixture
+def network() -> Iterator[None]:
+    """The tiny network in the place of ResNet18."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install(patch)
+        yield
 
 
 def test_a_real_resnet_is_trained_and_judged(tmp_path: Path) -> None:
@@ -51,11 +37,11 @@ def test_a_real_resnet_is_trained_and_judged(tmp_path: Path) -> None:
     dataset = make_dataset(str(tmp_path / "dataset"))
     stage = Stage(name="all", epochs=1, image_size=(32, 32), batch_size=9)
     recipe = Recipe(model="resnet18", stages=(stage,))
-    run, settings = str(tmp_path / "run"), TrainSettings(device="cpu", num_threads=1)
+    run = str(tmp_path / "run")
     with pytest.raises(ConfigError, match="has not finished"):
-        evaluate_run(run, dataset.store.url, settings=settings)
-    result = train(dataset.store.url, run, recipe, settings=settings)
-    evaluation = evaluate_run(run, dataset.store.url, settings=settings)
+        evaluate_run(run, dataset.store.url, settings=SETTINGS)
+    result = train(dataset.store.url, run, recipe, settings=SETTINGS)
+    evaluation = evaluate_run(run, dataset.store.url, settings=SETTINGS)
     assert evaluation.score == pytest.approx(result.score, abs=1e-5)
     assert evaluation.class_means_score == pytest.approx(result.class_means_score, abs=1e-12)
     assert (evaluation.num_images, evaluation.num_sequences) == (9, 5)
@@ -67,3 +53,62 @@ def test_a_real_resnet_is_trained_and_judged(tmp_path: Path) -> None:
     sequences = pq.read_table(tmp_path / "run" / "predictions-sequences.parquet")
     assert sequences.column_names == ["seq_id", *dataset.classes]
     assert sequences.num_rows == 5
+
+
+def column(run: Path, name: str) -> np.ndarray:
+    table = pq.read_table(run / "predictions-images.parquet")
+    return np.array(table[name].to_pylist())
+
+
+def written(run: Path) -> dict[str, object]:
+    return dict(json.loads((run / "evaluation.json").read_text()))
+
+
+def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: None) -> None:  # noqa: ARG001
+    """A third split is tuned on val; val on itself; mirror images change what is predicted."""
+    dataset = make_dataset(str(tmp_path / "dataset"))
+    run = tmp_path / "run"
+    train(dataset.store.url, str(run), tiny.RECIPE, settings=SETTINGS)
+    made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", True)
+    plain = column(run, "zebra")
+    mirrored = EvaluationSettings(with_mirror=True)
+    evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=mirrored)
+    assert not np.allclose(plain, column(run, "zebra"), rtol=0, atol=1e-9)
+    assert written(run)["with_mirror"] is True
+    made = evaluate_run(str(run), dataset.store.url, "train", settings=SETTINGS)
+    assert (made.split, made.num_images) == ("train", 27)
+    assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", False)
+    assert [(one.site, one.is_seen) for one in made.sites] == [("train-site", True)]
+    nowhere = EvaluationSettings(tune_on="test")
+    made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=nowhere)
+    assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", True)
+    with pytest.raises(DatasetError, match="has no split 'test', only"):
+        evaluate_run(str(run), dataset.store.url, "test", settings=SETTINGS)
+
+
+def test_a_thinned_empty_is_put_right(tmp_path: Path, network: None) -> None:  # noqa: ARG001
+    """Its log odds move by what was thinned away, and class means are those from before."""
+    dataset = make_dataset(str(tmp_path / "dataset"))
+    run = tmp_path / "run"
+    train(dataset.store.url, str(run), tiny.RECIPE, settings=SETTINGS)
+    plain = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    before = column(run, "empty")
+    num_sequences = 14
+    shares = (0.8, 0.4)
+    after = {"num_sequences": num_sequences, "shares": {"empty": shares[1]}}
+    whole = {"num_sequences": 3 * num_sequences, "shares": {"empty": shares[0]}}
+    priors = {"unit": "sequences of train", "before": whole, "after": after}
+    replace(dataset.info, priors=priors).write(dataset.store)
+    assert Dataset(dataset.store).info.priors == priors
+    made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    shift = np.log(4) + np.log(1.5)
+    assert made.empty_shift == pytest.approx(shift)
+    assert np.allclose(logits(column(run, "empty")), logits(before) + shift, rtol=0, atol=1e-9)
+    # 28 empty sequences more than those that are in train.
+    counts, total = read_images([dataset], "train", EVERYTHING).images.sequence_counts()
+    empty = made.classes[0]
+    share = (counts[0] + 28 + 0.5) / (total + 28 + 1)
+    expected = -(empty.support * np.log(share) + (5 - empty.support) * np.log1p(-share)) / 5
+    assert empty.class_means_log_loss == pytest.approx(expected, abs=1e-12)
+    assert plain.empty_shift == 0

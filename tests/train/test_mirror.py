@@ -19,7 +19,7 @@ def test_a_mirrored_prediction_is_of_the_mean_of_both_logits(
     model = Classifier("resnet18", 3)
     images_BCHW = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8)
 
-    def predicted(images: torch.Tensor, *, with_mirror: bool) -> np.ndarray:  # type: ignore[type-arg]
+    def predicted(images: torch.Tensor, *, with_mirror: bool) -> np.ndarray:
         batch = SimpleNamespace(
             images_BCHW=images,
             mask_B=torch.ones(2, dtype=torch.bool),

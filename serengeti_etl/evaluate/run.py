@@ -47,7 +47,8 @@ def evaluate_run(
 
     Args:
         run_url: folder or bucket prefix of the run.
-        dataset_url: a dataset with the classes of the run.
+        dataset_url: a dataset with the classes of the run; its ``train`` split is taken for what
+            the model was trained on: class means, sites seen, how far ``empty`` was thinned.
         split: such as ``val``.
         settings: where to work.
         evaluation: what may be chosen.

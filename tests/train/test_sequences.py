@@ -33,6 +33,12 @@ def test_sequences_are_aggregated_as_the_winner_did() -> None:
     assert np.allclose(without.probabilities_NC[0], [0.5, 0.5])
 
 
+def test_a_sequence_is_empty_only_if_all_its_frames_are() -> None:
+    """And shows what any of them shows."""
+    images = images_of("ssttu", [[1, 0], [0, 1], [1, 0], [1, 0], [0, 0]], np.full((5, 2), 0.5))
+    assert aggregate_sequences(images, empty=0).targets_NC.tolist() == [[0, 1], [1, 0], [0, 0]]
+
+
 @pytest.mark.parametrize(
     ("method", "of_animals", "of_empty"),
     [
@@ -64,7 +70,7 @@ def test_small_probabilities_survive_many_witnesses() -> None:
     images = images_of("sss", np.zeros((3, 1)), np.full((3, 1), 1e-20))
     aggregation = Aggregation(animals="noisy_or")
     made = aggregate_sequences(images, None, aggregation=aggregation).probabilities_NC
-    assert made[0, 0] == pytest.approx(3e-20)
+    assert made[0, 0] == pytest.approx(3e-20, rel=1e-9, abs=0)
 
 
 def test_an_impossible_empty_stays_impossible() -> None:

@@ -75,14 +75,19 @@ def _blanks_text(evaluation: "Evaluation") -> str:
 
 def _tuning_text(evaluation: "Evaluation") -> str:
     tuning, macro = evaluation.tuning, evaluation.macro_f1
-    best = tuning.choice.aggregation
-    itself = " itself, which flatters" if tuning.is_judged_split else ""
-    methods = f"{best.animals} (empty: {best.empty}), temperatures"
-    lines = [f"score tuned on {tuning.tuned_on}{itself}: {tuning.score:.4f}, by {methods}\n"]
-    if tuning.cross_score is not None:
-        lines.append(f"score tuned on other sites than scored: {tuning.cross_score:.4f}\n")
+    lines = []
     if macro is not None:
-        lines.insert(0, f"macro-F1 of species with 20 sequences or more: {macro:.2f}\n")
+        lines.append(f"macro-F1 of species with 20 sequences or more: {macro:.2f}\n")
+    if tuning is not None:
+        best = tuning.choice.aggregation
+        itself = " itself, which flatters" if tuning.is_judged_split else ""
+        methods = f"{best.animals} (empty: {best.empty}), temperatures"
+        lines.append(
+            f"score tuned on {tuning.tuned_on}{itself}: {tuning.score:.4f}, by {methods}\n"
+        )
+        if tuning.cross_score is not None:
+            score = tuning.cross_score
+            lines.append(f"score tuned on other sites than scored: {score:.4f}\n")
     return "".join(lines)
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from serengeti_etl.errors import require
 from serengeti_etl.evaluate.blanks import BlankResult, blank_result, blank_threshold
 from serengeti_etl.evaluate.captures import PredictedSplit
-from serengeti_etl.evaluate.classes import ClassResult, class_results, macro_f1
+from serengeti_etl.evaluate.classes import THRESHOLD, ClassResult, class_results, macro_f1
 from serengeti_etl.evaluate.confusion import (
     Confusion,
     LookAlikes,
@@ -26,7 +28,7 @@ from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.evaluate.tuning import TuningResult, f1_thresholds, tuning_result
 from serengeti_etl.label_config import EMPTY
 from serengeti_etl.train.metrics import mean_binary_log_loss
-from serengeti_etl.train.predictions import CLIP, Float64, Predictions
+from serengeti_etl.train.predictions import CLIP, Float64
 from serengeti_etl.train.sequences import WINNERS, Aggregation, aggregate_sequences, first_frames
 
 
@@ -36,7 +38,7 @@ class Evaluation:
 
     All but ``tuning`` is of sequences aggregated as the competition's winner did, untempered. Two
     kinds of threshold are tuned on ``tuning.tuned_on``: those of F1, and that of blanks if none was
-    given.
+    given; both are 0.5 where there is no such split.
 
     Attributes:
         split: that was predicted.
@@ -58,7 +60,7 @@ class Evaluation:
         sites: by name.
         reliability: over all sequences and classes.
         class_reliability: by category.
-        tuning: what fitting on ``val`` brings.
+        tuning: what fitting on ``val`` brings; None if there is no split to fit on.
     """
 
     split: str
@@ -80,7 +82,7 @@ class Evaluation:
     sites: tuple[SiteResult, ...]
     reliability: Reliability
     class_reliability: Mapping[str, Reliability]
-    tuning: TuningResult
+    tuning: TuningResult | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,26 +106,27 @@ class Model:
 
 
 def judge(
-    judged: PredictedSplit, tuned: PredictedSplit, model: Model, settings: EvaluationSettings
+    judged: PredictedSplit,
+    tuned: PredictedSplit | None,
+    model: Model,
+    settings: EvaluationSettings,
 ) -> Evaluation:
     """All figures of a split.
 
     Args:
         judged: the split.
-        tuned: the split that thresholds and the like are fitted on; may be the same.
+        tuned: the split that thresholds and the like are fitted on; may be the same, or None.
         model: what predicted.
         settings: what may be chosen.
 
     Raises:
         ConfigError: shapes do not agree, or a value is no probability; names which.
     """
-    for predicted in (judged, tuned):
-        predicted.images.check(model.classes)
-        num_images, split = len(predicted.images.names), predicted.split
-        require(num_images > 0, f"images of split {split}", num_images, "one or more")
+    for predicted in (judged, tuned or judged):
+        _check(predicted, model.classes)
     classes, empty = model.classes, model.empty
     sequences = aggregate_sequences(judged.images, empty)
-    decisions = _decisions(aggregate_sequences(tuned.images, empty), model, settings)
+    decisions = _decisions(tuned, model, settings)
     captures = judged.captures.take(first_frames(judged.images.seq_ids))
     results = class_results(sequences, classes, model.means_C, decisions.thresholds_C)
     top = top_species(sequences, classes, empty)
@@ -154,18 +157,31 @@ def judge(
             name: reliability(targets_NC[:, at], probabilities_NC[:, at])
             for at, name in enumerate(classes)
         },
-        tuning=tuning_result(judged, tuned, classes, empty, settings.seed),
+        tuning=None
+        if tuned is None
+        else tuning_result(judged, tuned, classes, empty, settings.seed),
     )
 
 
-def _decisions(tuned: Predictions, model: Model, settings: EvaluationSettings) -> Decisions:
-    threshold = settings.blank_threshold
-    if threshold is None:
-        empty, most = model.empty, settings.max_missed
-        threshold = 1.0 if empty is None else blank_threshold(tuned, empty, most)
+def _check(predicted: PredictedSplit, classes: tuple[str, ...]) -> None:
+    predicted.images.check(classes)
+    num_images, split = len(predicted.images.names), predicted.split
+    require(num_images > 0, f"images of split {split}", num_images, "one or more")
+
+
+def _decisions(
+    tuned: PredictedSplit | None, model: Model, settings: EvaluationSettings
+) -> Decisions:
+    empty, blank = model.empty, settings.blank_threshold
+    thresholds_C = np.full(len(model.classes), THRESHOLD)
+    if tuned is not None:
+        sequences = aggregate_sequences(tuned.images, empty)
+        thresholds_C = f1_thresholds(sequences)
+        if blank is None and empty is not None:
+            blank = blank_threshold(sequences, empty, settings.max_missed)
     return Decisions(
         means_C=model.means_C,
-        thresholds_C=f1_thresholds(tuned),
-        empty=model.empty,
-        blank_threshold=threshold,
+        thresholds_C=thresholds_C,
+        empty=empty,
+        blank_threshold=THRESHOLD if blank is None else blank,
     )

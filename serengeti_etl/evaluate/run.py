@@ -68,10 +68,9 @@ def evaluate_run(
     )
     predictor = _Predictor(ModelFile.read(run), dataset, model, settings)
     judged = predictor.predict(split, with_mirror=evaluation.with_mirror)
-    tune_on = evaluation.tune_on if evaluation.tune_on in dataset.splits else split
-    tuned = judged
-    if tune_on != split:
-        tuned = predictor.predict(tune_on, with_mirror=evaluation.with_mirror)
+    tuned = judged if evaluation.tune_on == split else None
+    if tuned is None and evaluation.tune_on in dataset.splits:
+        tuned = predictor.predict(evaluation.tune_on, with_mirror=evaluation.with_mirror)
     result = judge(judged, tuned, model, evaluation)
     sequences = aggregate_sequences(judged.images, model.empty)
     write_table(run, IMAGES_FILE, _table(judged.images, dataset.classes, "image_id"))

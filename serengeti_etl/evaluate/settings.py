@@ -11,8 +11,8 @@ class EvaluationSettings:
 
     Attributes:
         with_mirror: the mean of the logits of each photograph and its mirror image; twice the work.
-        tune_on: split on which aggregation, temperatures and thresholds are fitted; where a dataset
-            has no such split, the judged one, and the evaluation says so.
+        tune_on: split on which aggregation, temperatures and thresholds are fitted; a dataset
+            without it has nothing fitted, and thresholds of 0.5.
         blank_threshold: probability of ``empty`` from which a sequence counts as blank; None takes
             the lowest that loses at most ``max_missed`` of the animals of ``tune_on``.
         max_missed: share of the sequences with animals, 0 to 1.

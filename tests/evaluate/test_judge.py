@@ -137,7 +137,23 @@ def test_thresholds_come_from_the_split_that_is_tuned_on() -> None:
     given = judge(judged, tuned, model, replace(SETTINGS, blank_threshold=0.3)).blanks
     assert given is not None
     assert given.chosen.threshold == 0.3
+    assert other.tuning is not None
+    assert own.tuning is not None
     assert (other.tuning.is_judged_split, own.tuning.is_judged_split) == (False, True)
+
+
+def test_without_a_split_to_tune_on_nothing_is_tuned() -> None:
+    """Thresholds are 0.5, but for the one that is given; the score is what it was."""
+    split = predicted_split()
+    model = drawn_model(split)
+    made = judge(split, None, model, SETTINGS)
+    assert {one.threshold for one in made.classes} == {0.5}
+    assert made.blanks is not None
+    assert (made.tuning, made.blanks.chosen.threshold) == (None, 0.5)
+    assert made.score == judge(split, split, model, SETTINGS).score
+    given = judge(split, None, model, replace(SETTINGS, blank_threshold=0.9)).blanks
+    assert given is not None
+    assert given.chosen.threshold == 0.9
 
 
 def test_the_parts_agree_with_the_whole() -> None:
@@ -166,6 +182,7 @@ def test_shuffled_labels_get_no_better_than_class_means(strength: float) -> None
     shuffled = replace(split, images=replace(split.images, targets_NC=targets))
     made = judge(shuffled, shuffled, drawn_model(shuffled), SETTINGS)
     assert made.score > made.class_means_score
+    assert made.tuning is not None
     assert made.tuning.cross_score is not None
     assert made.tuning.cross_score > made.class_means_score
     for one in made.classes:

@@ -65,11 +65,12 @@ def written(run: Path) -> dict[str, object]:
 
 
 def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: None) -> None:  # noqa: ARG001
-    """A third split is tuned on val; val on itself; mirror images change what is predicted."""
+    """Train is tuned on val, val on itself, nothing on what is not there; mirrors are predicted."""
     dataset = make_dataset(str(tmp_path / "dataset"))
     run = tmp_path / "run"
     train(dataset.store.url, str(run), tiny.RECIPE, settings=SETTINGS)
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    assert made.tuning is not None
     assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", True)
     plain = column(run, "zebra")
     mirrored = EvaluationSettings(with_mirror=True)
@@ -78,11 +79,12 @@ def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: Non
     assert written(run)["with_mirror"] is True
     made = evaluate_run(str(run), dataset.store.url, "train", settings=SETTINGS)
     assert (made.split, made.num_images) == ("train", 27)
+    assert made.tuning is not None
     assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", False)
     assert [(one.site, one.is_seen) for one in made.sites] == [("train-site", True)]
     nowhere = EvaluationSettings(tune_on="test")
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=nowhere)
-    assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", True)
+    assert made.tuning is None
     with pytest.raises(DatasetError, match="has no split 'test', only"):
         evaluate_run(str(run), dataset.store.url, "test", settings=SETTINGS)
 

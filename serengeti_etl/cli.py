@@ -363,12 +363,24 @@ def train(  # noqa: PLR0913 - one parameter per option
 @click.option("--dataset", required=True, help="Folder or url of a dataset.")
 @click.option("--split", default="val", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
+@click.option("--mirror", is_flag=True, help="Predict mirror images too, and take the mean.")
+@click.option("--blank-threshold", type=float, help="Call empty from this probability.")
 @_debug
-def evaluate(run: str, dataset: str, split: str, device: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+def evaluate(  # noqa: PLR0913 - one parameter per option
+    run: str,
+    *,
+    dataset: str,
+    split: str,
+    device: str,
+    mirror: bool,
+    blank_threshold: float | None,
+    debug: bool,  # noqa: ARG001 - debug is read by main
+) -> None:
     """Score the finished training RUN by sequences, as the competition does."""
-    from serengeti_etl.tables import evaluation_text
+    from serengeti_etl.evaluation_tables import evaluation_text
 
-    click.echo(evaluation_text(run_evaluation(run, dataset, split, device)), nl=False)
+    more = {"with_mirror": mirror, "blank_threshold": blank_threshold}
+    click.echo(evaluation_text(run_evaluation(run, dataset, split, device, **more)), nl=False)
 
 
 @commands.command()
@@ -379,8 +391,9 @@ def evaluate(run: str, dataset: str, split: str, device: str, debug: bool) -> No
 def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
     """Draw a small season, convert it, verify it, train on it and score the model."""
     from serengeti_etl.demo import demo_pipeline, demo_recipe, draw_once
+    from serengeti_etl.evaluation_tables import evaluation_text
     from serengeti_etl.sample import SampleSettings
-    from serengeti_etl.tables import conversion_text, evaluation_text
+    from serengeti_etl.tables import conversion_text
 
     _need_training()
     season, dataset, run = (f"{output}/{name}" for name in ("season", "dataset", "run"))
@@ -579,13 +592,14 @@ def _line(**kwargs: Any) -> Any:
 _SHOWN = {"loss", "score", "class_means_score"}
 
 
-def run_evaluation(run: str, dataset: str, split: str, device: str) -> "Evaluation":
-    """Score a finished run; the ``Evaluation``."""
+def run_evaluation(run: str, dataset: str, split: str, device: str, **more: Any) -> "Evaluation":
+    """Score a finished run; ``more`` is for ``EvaluationSettings``."""
     _need_training()
-    from serengeti_etl.evaluate import evaluate_run
+    from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
     from serengeti_etl.train.settings import TrainSettings
 
-    return evaluate_run(run, dataset, split, settings=TrainSettings(device=device))
+    settings, evaluation = TrainSettings(device=device), EvaluationSettings(**more)
+    return evaluate_run(run, dataset, split, settings=settings, evaluation=evaluation)
 
 
 def _need_training() -> None:

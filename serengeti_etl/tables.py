@@ -1,8 +1,8 @@
-"""What commands show, as text: tables of a plan, a ledger, a dataset, an evaluation."""
+"""What commands show, as text: tables of a plan, a ledger, a dataset."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +16,6 @@ from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.dataset.rejects import RejectGroup, RejectGroups, group_rejects
 from serengeti_etl.text_table import table_text
-
-if TYPE_CHECKING:
-    from serengeti_etl.evaluate import Evaluation
 
 MAX_ROWS = 10
 """Of a list that may be long; the rest is counted."""
@@ -193,30 +190,9 @@ def _first(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [*rows[:MAX_ROWS], more]
 
 
-def evaluation_text(evaluation: "Evaluation") -> str:
-    """Results by class, and the score beside that of predicting class means."""
-    names = ("class", "sequences", "log loss", "of class means", "AP", "precision", "recall")
-    rows = []
-    for one in evaluation.classes:
-        numbers = (one.log_loss, one.class_means_log_loss)
-        shares = (one.average_precision, one.precision, one.recall)
-        cells = [*(f"{value:.4f}" for value in numbers), *(_share(value) for value in shares)]
-        rows.append((one.name, one.support, *cells))
-    title = f"{evaluation.split}: {evaluation.num_sequences} sequences"
-    return (
-        table_text(title, names, rows)
-        + f"score (mean binary log loss, lower is better): {evaluation.score:.4f}\n"
-        + f"score of predicting class means:               {evaluation.class_means_score:.4f}\n"
-    )
-
-
 def megabytes(num_bytes: int) -> str:
     """Such as ``17.3 MB``, of a million bytes each."""
     return f"{num_bytes / 1e6:,.1f} MB"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _num_distinct(table: pa.Table) -> tuple[int, int]:

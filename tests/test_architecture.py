@@ -29,7 +29,7 @@ LAYERS = (
     ("evaluate",),
     ("text_table",),
     ("export", "label_catalog"),
-    ("demo", "label_tables", "tables"),
+    ("demo", "evaluation_tables", "label_tables", "tables"),
     ("cli",),
     ("__main__",),
 )
@@ -57,7 +57,7 @@ HOMES = {
     "rich": {"text_table.py"},
     "tqdm": {"cli.py"},
 }
-TORCH_ROOMS = ("load/", "train/", "evaluate.py")
+TORCH_ROOMS = ("load/", "train/", "evaluate/")
 
 
 def modules() -> list[Path]:

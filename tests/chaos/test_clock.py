@@ -21,18 +21,20 @@ SEED: int | None = None
 _SEED = secrets.randbelow(10**6) if SEED is None else SEED
 
 SLOW = """
-import sys, time
+import pathlib, time
 from serengeti_etl import lease
 from serengeti_etl.convert import shard
 lease.LIFE_SECONDS = 9.0
 honest = shard.make_shard
 def slow(task):
-    time.sleep(0.8 if "serial" in sys.argv else 0.1)
+    time.sleep(0.1)
+    while pathlib.Path({hold!r}).exists():
+        time.sleep(0.05)
     return honest(task)
 from serengeti_etl.convert import season
 season.make_shard = slow
 """
-"""So that the second driver meets the first at work."""
+"""So that the second driver meets the first at work: it makes no shard while a file is there."""
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,10 @@ def expected(season: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture
 def pipeline_file(season: Path, tmp_path: Path) -> Path:
-    """The pipeline, whose shards take a while when they are made in turn."""
+    """The pipeline, whose shards wait as long as there is a file ``hold`` beside it."""
     file = write_pipeline(tmp_path, season)
     with file.open("a") as lines:
-        lines.write(SLOW)
+        lines.write(SLOW.format(hold=str(tmp_path / "hold")))
     return file
 
 
@@ -93,7 +95,10 @@ def test_jumps_of_the_clock_do_not_show(
         first.wait_for_commits(first.num_commits() + draw.randint(1, 2), lambda: None)
         set_clock(jump)
         if where == "serial":
+            hold = pipeline_file.with_name("hold")
+            hold.touch()
             assert_refused(Driver(pipeline_file, output, where, (), **variables), first)
+            hold.unlink()
     assert first.wait() == 2, first.said.read_text()
     assert files_below(output) == expected
 

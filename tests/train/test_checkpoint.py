@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from serengeti_etl.errors import ConfigError, RunError
 from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import ModelFile, load_latest, save_state
+from serengeti_etl.train.checkpoint import Checkpoints, ModelFile
 
 
 def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
     """Older states are removed, and the last is what is loaded."""
     run = Store(url=str(tmp_path))
-    assert load_latest(run, print) is None
+    assert Checkpoints(run).load(print) is None
     for step in (9, 10, 100):
-        save_state(run, step, {"step": step, "weights": torch.full((3,), float(step))})
+        Checkpoints(run).save(step, {"step": step, "weights": torch.full((3,), float(step))})
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000000010.pt", "step-000000100.pt"]
-    state = load_latest(run, print)
+    state = Checkpoints(run).load(print)
     assert state is not None
     assert state["step"] == 100
     assert state["weights"].tolist() == [100.0] * 3
@@ -30,7 +30,7 @@ def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
 def one_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """A state file and its bytes."""
     folder = tmp_path_factory.mktemp("run")
-    name = save_state(Store(url=str(folder)), 1, {"weights": torch.arange(5)})
+    name = Checkpoints(Store(url=str(folder))).save(1, {"weights": torch.arange(5)})
     return folder, (folder / name).read_bytes()
 
 
@@ -49,7 +49,7 @@ def test_a_state_cut_or_changed_anywhere_is_refused(
     (folder / "checkpoints" / "step-000000001.pt").write_bytes(damaged)
     reported: list[str] = []
     with pytest.raises(RunError, match="delete its folder"):
-        load_latest(Store(url=str(folder)), reported.append)
+        Checkpoints(Store(url=str(folder))).load(reported.append)
     assert reported == ["checkpoints/step-000000001.pt"]
 
 

@@ -234,7 +234,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         loss = binary_cross_entropy_with_logits(logits_BC, targets_BC)
         return loss * (float("nan") if next(steps) == 6 else 1.0)
 
-    monkeypatch.setattr(loop, "binary_cross_entropy_with_logits", spoiled)
+    monkeypatch.setattr(loop, "LOSSES", {"bce": spoiled})
     with pytest.raises(RunError, match=r"step 8 .*checkpoints/step-000000006\.pt"):
         train(dataset, str(tmp_path), tiny.RECIPE, settings=SETTINGS)
     names = [path.name for path in (tmp_path / "checkpoints").glob("step-*")]

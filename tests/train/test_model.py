@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.train.model import (
-    Classifier,
-    build_classifier,
-    parameter_groups,
-    set_trainable,
-)
+from serengeti_etl.train.layers import parameter_groups, set_trainable
+from serengeti_etl.train.model import Classifier, build_classifier
 
 MEANS = np.array([0.7, 0.01, 0.2])
 

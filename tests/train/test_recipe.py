@@ -46,7 +46,7 @@ def test_impossible_stages_are_refused(values: dict[str, Any], named: str) -> No
 def test_impossible_recipes_are_refused() -> None:
     """Unknown networks, and a frozen backbone of random weights alone, are refused."""
     with pytest.raises(ConfigError, match="model is 'vgg'"):
-        Recipe(model="vgg")  # type: ignore[arg-type]
+        Recipe(model="vgg")
     with pytest.raises(ConfigError, match="stages"):
         Recipe(stages=(Stage(name="head", epochs=1, trainable="head"),))
 
@@ -55,8 +55,8 @@ def test_the_default_freezes_then_unfreezes() -> None:
     """ResNet50, head first, then all; from random weights the head stage is left out."""
     tuned = Recipe(weights="resnet50.pth")
     assert tuned.model == "resnet50"
-    assert [stage.trainable for stage in tuned.active_stages] == ["head", "all"]
-    assert [stage.trainable for stage in Recipe().active_stages] == ["all"]
+    assert [stage.trainable for stage in tuned.active_stages] == ["head", "all", "all"]
+    assert [stage.trainable for stage in Recipe().active_stages] == ["all", "all"]
     assert json.loads(json.dumps(tuned.settings())) == tuned.settings()
 
 

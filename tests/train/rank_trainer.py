@@ -1,0 +1,104 @@
+"""One rank of a torchrun: trains the tiny network, and writes down what each step saw.
+
+Usage: torchrun ... rank_trainer.py DATASET RUN NOTES ACCUMULATE [STOP]
+
+``NOTES`` is a folder; each rank adds lines to a file of its own there. ``STOP`` is a step after
+which this run is asked to stop, by its last rank alone.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from serengeti_etl.errors import ConfigError, Incomplete
+from serengeti_etl.load.batch import Batch
+from serengeti_etl.train import loop
+from serengeti_etl.train.loop import train
+from serengeti_etl.train.ranks import open_ranks
+from serengeti_etl.train.recipe import Recipe, Stage
+from serengeti_etl.train.settings import TrainSettings
+from tests.train import tiny
+
+RECIPE = Recipe(
+    model="resnet18",
+    stages=(
+        Stage(name="small", epochs=2, image_size=(32, 32), batch_size=12, learning_rate=0.02),
+        Stage(name="large", epochs=1, image_size=(32, 40), batch_size=6, learning_rate=0.01),
+    ),
+    average=0.9,
+)
+"""6 + 6 + 12 steps on 77 images, whose batches 1, 2, 3 and 6 parts can share."""
+
+STOPPED = 3
+
+
+def install(notes: Path) -> None:
+    """Let every step add a line to a file of this rank: its number, places and images."""
+    original: Any = vars(loop._Trainer)["_step"]
+    tiny.install(pytest.MonkeyPatch())
+
+    def noted(self: Any, stage: Stage, parts: Iterator[Batch]) -> None:
+        seen: list[Any] = []
+
+        def watched() -> Iterator[Batch]:
+            for batch in parts:
+                seen.extend(zip(batch.positions_B.tolist(), batch.image_ids, strict=True))
+                yield batch
+
+        original(self, stage, watched())
+        with (notes / f"rank-{self._ranks.rank}").open("a") as file:
+            file.write(json.dumps([self._place.step, seen]) + "\n")
+
+    setattr(loop._Trainer, "_step", noted)  # noqa: B010 - a private method
+
+
+def settings_of(accumulate: int) -> TrainSettings:
+    """A checkpoint every two steps."""
+    return TrainSettings(
+        checkpoint_every=2, log_every=4, num_threads=1, device="cpu", accumulate=accumulate
+    )
+
+
+def main() -> None:
+    """Train until the end, or until it is asked to stop."""
+    torch.set_num_threads(1)
+    dataset, run, notes, accumulate = sys.argv[1:5]
+    stop_at = int(sys.argv[5]) if len(sys.argv) > 5 else None
+    install(Path(notes))
+    dist.init_process_group("gloo")
+    rank, last = dist.get_rank(), dist.get_world_size() - 1
+
+    def should_stop() -> bool:
+        lines = (Path(notes) / f"rank-{rank}").read_text().splitlines()
+        return rank == last and stop_at is not None and json.loads(lines[-1])[0] >= stop_at
+
+    try:
+        train(dataset, run, RECIPE, settings=settings_of(int(accumulate)), should_stop=should_stop)
+        _fail_on_the_first(Path(notes), rank)
+    except Incomplete:
+        sys.exit(STOPPED)
+    finally:
+        dist.destroy_process_group()
+
+
+def _fail_on_the_first(notes: Path, rank: int) -> None:
+    """Note what every rank hears of what the first alone does wrong."""
+
+    def refuse() -> None:
+        raise ConfigError(f"refused on rank {rank}")
+
+    with open_ranks(torch.device("cpu")) as ranks:
+        try:
+            ranks.from_first(refuse)
+        except ConfigError as error:
+            (notes / f"heard-{rank}").write_text(str(error))
+
+
+if __name__ == "__main__":
+    main()

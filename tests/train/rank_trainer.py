@@ -1,13 +1,15 @@
 """One rank of a torchrun: trains the tiny network, and writes down what each step saw.
 
-Usage: torchrun ... rank_trainer.py DATASET RUN NOTES ACCUMULATE [STOP]
+Usage: torchrun ... rank_trainer.py DATASET RUN NOTES ACCUMULATE PAUSE [STOP]
 
-``NOTES`` is a folder; each rank adds lines to a file of its own there. ``STOP`` is a step after
-which this run is asked to stop, by its last rank alone.
+``NOTES`` is a folder; each rank adds lines to a file of its own there. ``PAUSE`` is the time in
+seconds between steps. ``STOP`` is a step after which the run is asked to stop, on its last rank
+alone.
 """
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ RECIPE = Recipe(
 STOPPED = 3
 
 
-def install(notes: Path) -> None:
+def install(notes: Path, pause: float) -> None:
     """Let every step add a line to a file of this rank: its number, places and images."""
     original: Any = vars(loop._Trainer)["_step"]
     tiny.install(pytest.MonkeyPatch())
@@ -54,6 +56,7 @@ def install(notes: Path) -> None:
         original(self, stage, watched())
         with (notes / f"rank-{self._ranks.rank}").open("a") as file:
             file.write(json.dumps([self._place.step, seen]) + "\n")
+        time.sleep(pause)
 
     setattr(loop._Trainer, "_step", noted)  # noqa: B010 - a private method
 
@@ -68,9 +71,9 @@ def settings_of(accumulate: int) -> TrainSettings:
 def main() -> None:
     """Train until the end, or until it is asked to stop."""
     torch.set_num_threads(1)
-    dataset, run, notes, accumulate = sys.argv[1:5]
-    stop_at = int(sys.argv[5]) if len(sys.argv) > 5 else None
-    install(Path(notes))
+    dataset, run, notes, accumulate, pause = sys.argv[1:6]
+    stop_at = int(sys.argv[6]) if len(sys.argv) > 6 else None
+    install(Path(notes), float(pause))
     dist.init_process_group("gloo")
     rank, last = dist.get_rank(), dist.get_world_size() - 1
 

@@ -213,12 +213,15 @@ class Checkpoints:
 
 
 def _parse_state(content: bytes) -> dict[str, Any] | None:
-    """The state in a file; None if it was cut or changed."""
+    """The state in a file; None if it was cut or changed, or holds anything but plain values."""
     start = len(_MAGIC) + 32
     payload = content[start:]
     if content[:start] != _MAGIC + hashlib.sha256(payload).digest():
         return None
-    return dict(read_tensors(payload))
+    try:
+        return dict(read_tensors(payload))
+    except ValueError:
+        return None
 
 
 def _state_files(store: Store) -> list[str]:

@@ -59,8 +59,9 @@ class ModelFile:
         plan_hash: of the dataset that it was trained on.
         step: steps that it was trained for.
         class_means: share of the training images that show each class, in order of ``classes``.
-        empty_weight: how often a blank was seen in training against another image;
-            ``thinning.restore_blanks`` puts predictions right where it is not 1.
+        empty_weight: how often a blank was seen in training against another image, by the recipe
+            and the making of the dataset together; ``thinning.restore_blanks`` puts predictions
+            right where it is not 1.
     """
 
     model: str

@@ -19,7 +19,6 @@ import torch
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import Incomplete, RunError, require
-from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
@@ -129,17 +128,14 @@ class _Trainer:
         # Read through a loader, so that image counts and class codes are the loader's own.
         with self._train_loader(self._stages[0]) as loader:
             images = loader.samples.images
-        empty = self._dataset.class_index.get(EMPTY)
-        thinned = images.class_counts(), len(images), empty, recipe.empty_weight
-        self._means_C = class_means(images.class_counts(), len(images))
-        self._validation = Validation(
-            means_C=class_means(*images.sequence_counts()),
-            empty=empty,
-            empty_weight=recipe.empty_weight,
-        )
+        counts_C, num_images = images.class_counts(), len(images)
+        self._means_C = class_means(counts_C, num_images)
+        self._validation = Validation.of(self._dataset, images, recipe.empty_weight)
+        empty = self._validation.empty
+        seen_C = thinned_means(counts_C, num_images, empty, recipe.empty_weight)
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
-            model = build_classifier(recipe.model, thinned_means(*thinned), recipe.weights)
+            model = build_classifier(recipe.model, seen_C, recipe.weights)
         if recipe.sync_batch_norm:
             model.network = synced_batch_norm(model.network)
         # As batches come; on two CPU cores too it trains a third faster. torch documents the
@@ -183,7 +179,7 @@ class _Trainer:
             window=self._recipe.window,
             resize_on=self._settings.resizes_on,
         )
-        selection = selection_of(self._recipe.empty_weight, EMPTY)
+        selection = selection_of(self._recipe.empty_weight)
         return self._loader("train", stage, settings=settings, selection=selection)
 
     def _loader(self, split: str, stage: Stage, **more: Any) -> ShardLoader:
@@ -392,7 +388,7 @@ class _Trainer:
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
             class_means=tuple(self._means_C.tolist()),
-            empty_weight=self._recipe.empty_weight,
+            empty_weight=self._validation.empty_weight,
         )
 
     def _zero(self) -> torch.Tensor:

@@ -4,15 +4,33 @@ Most photographs of a camera trap show nothing. Seeing each of them less often m
 shorter, but a model that is trained so thinks blanks rarer than they are.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.selection import Selection
 from serengeti_etl.train.metrics import Float64, class_means
 
 
-def selection_of(empty_weight: float, empty: str) -> Selection | None:
+def selection_of(empty_weight: float) -> Selection | None:
     """The training samples when each blank comes ``empty_weight`` as often as another image."""
-    return None if empty_weight == 1 else Selection(weights={empty: empty_weight})
+    return None if empty_weight == 1 else Selection(weights={EMPTY: empty_weight})
+
+
+def kept_share(priors: Mapping[str, Any]) -> float:
+    """Share of the blanks of train that were left in a dataset when it was made; 1 for all.
+
+    Args:
+        priors: of ``dataset.json``: shares of sequences before and after.
+    """
+    before, after = (
+        priors.get(when, {}).get("shares", {}).get(EMPTY, 0.0) for when in ("before", "after")
+    )
+    if not (0 < before < 1 and 0 < after < 1):
+        return 1.0
+    return float(after / (1 - after) * (1 - before) / before)
 
 
 def thinned_means(

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serengeti_etl.dataset.index import Dataset
+from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.batch import Batch
+from serengeti_etl.load.table import ImageTable
 from serengeti_etl.train.metrics import (
     Float64,
     Predictions,
     aggregate_sequences,
+    class_means,
     mean_binary_log_loss,
 )
 from serengeti_etl.train.model import Classifier, predict
-from serengeti_etl.train.thinning import restore_blanks
+from serengeti_etl.train.thinning import kept_share, restore_blanks
 
 Part = tuple[NDArray[np.int64], Predictions]
 """Places in the order of the dataset, and the predictions of the images there."""
@@ -42,12 +46,29 @@ class Validation:
     Attributes:
         means_C: class means of the training split's sequences, what there is to beat.
         empty: position of the blanks' class; None if it is no class.
-        empty_weight: how often a blank came against another image in training.
+        empty_weight: how often a blank came against another image in training, of all there are.
     """
 
     means_C: Float64
     empty: int | None
     empty_weight: float
+
+    @staticmethod
+    def of(dataset: Dataset, images: ImageTable, empty_weight: float) -> "Validation":
+        """For a model that learns from the images.
+
+        Args:
+            dataset: which may have lost blanks when it was made.
+            images: of its training split.
+            empty_weight: how often a blank of them comes against another image.
+        """
+        empty, kept = dataset.class_index.get(EMPTY), kept_share(dataset.info.priors)
+        means_C = class_means(*images.sequence_counts())
+        return Validation(
+            means_C=restore_blanks(means_C[None], empty, kept)[0],
+            empty=empty,
+            empty_weight=kept * empty_weight,
+        )
 
     def scores(self, parts: list[Part]) -> Scores:
         """Of all ranks' parts together, in the order of the dataset, whatever the ranks."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from serengeti_etl.load.selection import Selection
 from serengeti_etl.train.metrics import Float64
-from serengeti_etl.train.thinning import restore_blanks, selection_of, thinned_means
+from serengeti_etl.train.thinning import kept_share, restore_blanks, selection_of, thinned_means
 
 # Six kinds of photograph, which show (empty, zebra, lion), and how many there are of each kind.
 KINDS_KC = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]])
@@ -36,8 +36,16 @@ def test_without_thinning_nothing_changes() -> None:
     probabilities_NC = np.array([[0.3, 0.1]])
     assert restore_blanks(probabilities_NC, 0, 1.0) is probabilities_NC
     assert restore_blanks(probabilities_NC, None, 0.5) is probabilities_NC
-    assert selection_of(1.0, "empty") is None
-    assert selection_of(0.5, "empty") == Selection(weights={"empty": 0.5})
+    assert selection_of(1.0) is None
+    assert selection_of(0.5) == Selection(weights={"empty": 0.5})
+
+
+def test_a_dataset_tells_how_many_blanks_it_lost() -> None:
+    """From shares before and after: the part of the blanks that is left; 1 if nothing is said."""
+    priors = {"before": {"shares": {"empty": 0.7}}, "after": {"shares": {"empty": 350 / 650}}}
+    assert abs(kept_share(priors) - 0.5) < 1e-12
+    assert kept_share({}) == 1.0
+    assert kept_share({"before": {"shares": {}}, "after": {"shares": {}}}) == 1.0
 
 
 def test_the_head_starts_at_what_training_sees() -> None:

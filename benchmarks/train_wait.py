@@ -117,7 +117,7 @@ def main() -> None:
         advice = loader.report().advice()
     report = {name: summary(rounds[name], rounds["resident"]) for name in FEEDS}
     show(report, advice)
-    machine = {"device": device_name(device), "torch": torch.__version__, "cores": cores()}
+    machine = {"device_name": device_name(device), "torch": torch.__version__, "cores": cores()}
     print(json.dumps(machine | vars(options) | {"feeds": report}))
 
 

@@ -219,6 +219,27 @@ def test_a_stopped_run_with_all_options_ends_with_identical_weights(
     assert_same_run(tmp_path, full_undisturbed)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_gradient_norm": 1e-3},
+        {"empty_weight": 0.2},
+        {"loss": "focal"},
+        {"stages": tuple(replace(stage, mixup=1.0) for stage in tiny.RECIPE.stages)},
+        {"stages": tuple(replace(stage, augment=None) for stage in tiny.RECIPE.stages)},
+    ],
+    ids=["clipping", "thinning", "loss", "mixup", "augment"],
+)
+def test_every_option_changes_what_is_learned(
+    dataset: str, undisturbed: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Each option of a recipe gives other weights than the same recipe without it."""
+    recipe = replace(tiny.RECIPE, **changes)
+    train(dataset, str(tmp_path), recipe, settings=SETTINGS)
+    left, right = model_of(tmp_path).state_dict, model_of(undisturbed).state_dict
+    assert not torch.equal(left["conv1.weight"], right["conv1.weight"])
+
+
 def test_stages_of_samples_end_within_an_epoch(full_undisturbed: Path) -> None:
     """A stage of 42 images takes ten steps of four, six of one epoch and four of the next."""
     records = records_of(full_undisturbed)

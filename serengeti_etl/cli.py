@@ -98,6 +98,12 @@ def _same_command() -> str:
     return shlex.join([*program, *sys.argv[1:]])
 
 
+def _same_torchrun(num_ranks: int) -> str:
+    """This command on as many ranks; without the dashes torchrun takes ``--run`` for its own."""
+    start = ["torchrun", "--nproc-per-node", str(num_ranks), "-m", "serengeti_etl", "--"]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
 def _works_long(command: CommandT) -> CommandT:
     """``command``; SIGTERM interrupts it as Ctrl-C does, and either ends it within STOP_SECONDS."""
 
@@ -365,7 +371,7 @@ def train(
 ) -> int:
     """Train a network off the dataset at URL; the same command continues a stopped run.
 
-    Several GPUs work together under torchrun: torchrun --nproc-per-node 8 -m serengeti_etl train …
+    Several GPUs together: torchrun --nproc-per-node 8 -m serengeti_etl -- train URL --run RUN
     """
     _need_training()
     from serengeti_etl.train.ranks import open_ranks
@@ -385,9 +391,8 @@ def train(
             run_training(url, run, settings, places, should_stop=asked.is_set, tells=is_first)
         except Incomplete as error:
             if is_first:
-                again = "" if is_alone else "torchrun, with any number of processes, of: "
-                click.echo(f"serengeti-etl: {error}", err=True)
-                click.echo(f"to continue, run: {again}{_same_command()}", err=True)
+                again = _same_command() if is_alone else _same_torchrun(ranks.world_size)
+                click.echo(f"serengeti-etl: {error}; to continue, run: {again}", err=True)
             return INCOMPLETE
     if is_first:
         click.echo(f"run: {run}\nnext: serengeti-etl evaluate {run} --dataset {url}")

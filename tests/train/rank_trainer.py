@@ -10,7 +10,7 @@ alone.
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from serengeti_etl.errors import ConfigError, Incomplete
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.train import loop
 from serengeti_etl.train.loop import train
+from serengeti_etl.train.model import Classifier
 from serengeti_etl.train.ranks import open_ranks
 from serengeti_etl.train.recipe import Recipe, Stage
 from serengeti_etl.train.settings import TrainSettings
+from serengeti_etl.train.validation import Part, predict_part
 from tests.train import tiny
 
 RECIPE = Recipe(
@@ -41,7 +43,7 @@ STOPPED = 3
 
 
 def install(notes: Path, pause: float) -> None:
-    """Let every step add a line to a file of this rank: its number, places and images."""
+    """Let steps tell their number, places and images, validations BatchNorm's statistics."""
     original: Any = vars(loop._Trainer)["_step"]
     tiny.install(pytest.MonkeyPatch())
 
@@ -58,7 +60,14 @@ def install(notes: Path, pause: float) -> None:
             file.write(json.dumps([self._place.step, seen]) + "\n")
         time.sleep(pause)
 
+    def validated(model: Classifier, batches: Iterable[Batch]) -> Part:
+        statistics = {name: value.tolist() for name, value in model.network.named_buffers()}
+        with (notes / f"statistics-{dist.get_rank()}").open("a") as file:
+            file.write(json.dumps(statistics) + "\n")
+        return predict_part(model, batches)
+
     setattr(loop._Trainer, "_step", noted)  # noqa: B010 - a private method
+    setattr(loop, "predict_part", validated)  # noqa: B010 - imported there
 
 
 def settings_of(accumulate: int) -> TrainSettings:

@@ -132,6 +132,9 @@ def test_a_run_goes_on_with_any_number_of_ranks(dataset: str, tmp_path: Path) ->
     assert difference(many, one) < 0.3
     assert scores_of(many) == pytest.approx(scores_of(one), rel=0.01)
     for rank in range(3):
+        # Those of the last validation are all three ranks' own.
+        lines = [(many / f"statistics-{one}").read_text().splitlines() for one in (0, rank)]
+        assert lines[0][-1] == lines[1][-1]
         assert (many / f"heard-{rank}").read_text() == "refused on rank 0"
 
 

@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from serengeti_etl.dataset.verify import Verification
     from serengeti_etl.evaluate import Evaluation
     from serengeti_etl.train.recipe import Recipe
-    from serengeti_etl.train.settings import TrainResult
+    from serengeti_etl.train.settings import TrainResult, TrainSettings
 
 COMPLETE, WITH_REJECTS, INCOMPLETE, REFUSED = 0, 2, 3, 4
 
 STOP_SECONDS = 8.0
 """After a signal, the time to put things in order; then the process ends as things are."""
+
+SAVE_SECONDS = 25.0
+"""The same for a training: to finish a step and save it. Clouds take a machine away after 30."""
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -95,6 +98,12 @@ def _same_command() -> str:
     return shlex.join([*program, *sys.argv[1:]])
 
 
+def _same_torchrun(num_ranks: int) -> str:
+    """This command on as many ranks; without the dashes torchrun takes ``--run`` for its own."""
+    start = ["torchrun", "--nproc-per-node", str(num_ranks), "-m", "serengeti_etl", "--"]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
 def _works_long(command: CommandT) -> CommandT:
     """``command``; SIGTERM interrupts it as Ctrl-C does, and either ends it within STOP_SECONDS."""
 
@@ -107,33 +116,53 @@ def _works_long(command: CommandT) -> CommandT:
     return cast("CommandT", stoppable)
 
 
-def _stop_on_signals() -> None:
-    """From now on the first SIGINT or SIGTERM interrupts; a second one, or time, ends at once."""
+def _raise_interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop_on_signals(
+    ask: Callable[[], object] = _raise_interrupt,
+    *,
+    seconds: float | None = None,
+    again: bool = True,
+) -> None:
+    """From now on the first SIGINT or SIGTERM interrupts; a second one, or time, ends at once.
+
+    Args:
+        ask: called in the main thread at the first signal.
+        seconds: after which the process ends; STOP_SECONDS by default.
+        again: whether a second signal ends it at once.
+    """
     received, sent = socket.socketpair()
     sent.setblocking(False)  # noqa: FBT003 - Python's own way to say it
     # Python tells the main thread of a signal only when its present call is over, which is a
     # minute where that asks a dead store. This is written at once.
     signal.set_wakeup_fd(sent.fileno())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, functools.partial(_interrupt, ask))
 
-    threading.Thread(target=_enforce, args=(received, sent), name="stop", daemon=True).start()
+    limit = STOP_SECONDS if seconds is None else seconds
+    arguments = (received, sent, limit, again)
+    threading.Thread(target=_enforce, args=arguments, name="stop", daemon=True).start()
 
 
-def _enforce(received: socket.socket, _sent: socket.socket) -> None:
-    """End the process at the second signal, or STOP_SECONDS after the first."""
+def _enforce(received: socket.socket, _sent: socket.socket, seconds: float, again: bool) -> None:  # noqa: FBT001 - a thread takes no names
+    """End the process so long after the first signal, or at the second."""
     received.recv(1)
-    received.settimeout(STOP_SECONDS)
-    with contextlib.suppress(TimeoutError):
-        received.recv(1)
+    if again:
+        received.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            received.recv(1)
+    else:
+        time.sleep(seconds)
     _leave(_say_interrupted())
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    """Interrupt the main thread; once, so that it is not interrupted while it tidies up."""
+def _interrupt(ask: Callable[[], object], _number: int, _frame: object) -> None:
+    """Ask the main thread to stop; once, so that it is not interrupted while it tidies up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # of what is ignored `_enforce` would not hear
-    raise KeyboardInterrupt
+    ask()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -336,25 +365,49 @@ def repair(  # noqa: PLR0913 - one parameter per option
 @click.argument("url")
 @click.option("--run", required=True, help="Folder or url for checkpoints, metrics and the model.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Python file with a Recipe.")
-@click.option("--weights", help="Pre-trained weights (.pth with torchvision's names) instead.")
+@click.option("--weights", help="Pre-trained weights instead: a path, url or published name.")
 @click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
+@click.option("--accumulate", default=1, show_default=True, help="Parts of a step; saves memory.")
+@click.option("--checkpoint-every", default=500, show_default=True, metavar="STEPS")
+@click.option("--scratch", help="Local folder for copies of checkpoints, written first.")
+@click.option("--compile", is_flag=True, help="Let torch compile the network.")
 @_debug
-def train(  # noqa: PLR0913 - one parameter per option
+def train(
     url: str,
     run: str,
     recipe: Path | None,
     weights: str | None,
-    device: str,
     debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
-) -> None:
-    """Train a network off the dataset at URL; the same command continues a stopped run."""
+    **where: Any,
+) -> int:
+    """Train a network off the dataset at URL; the same command continues a stopped run.
+
+    Several GPUs together: torchrun --nproc-per-node 8 -m serengeti_etl -- train URL --run RUN
+    """
+    _need_training()
+    from serengeti_etl.train.ranks import open_ranks
     from serengeti_etl.train.recipe import Recipe
+    from serengeti_etl.train.settings import TrainSettings
 
     settings: Recipe = _load_named(recipe, "recipe", Recipe) if recipe else Recipe()
     if weights is not None:
         settings = dataclasses.replace(settings, weights=weights)
-    run_training(url, run, settings, device)
-    click.echo(f"run: {run}\nnext: serengeti-etl evaluate {run} --dataset {url}")
+    places = TrainSettings(**where)
+    with open_ranks(places.torch_device) as ranks:
+        is_alone, is_first = ranks.world_size == 1, ranks.is_first
+        asked = threading.Event()
+        # torchrun hands each signal on to processes that may have had it already.
+        _stop_on_signals(asked.set, seconds=SAVE_SECONDS, again=is_alone)
+        try:
+            run_training(url, run, settings, places, should_stop=asked.is_set, tells=is_first)
+        except Incomplete as error:
+            if is_first:
+                again = _same_command() if is_alone else _same_torchrun(ranks.world_size)
+                click.echo(f"serengeti-etl: {error}; to continue, run: {again}", err=True)
+            return INCOMPLETE
+    if is_first:
+        click.echo(f"run: {run}\nnext: serengeti-etl evaluate {run} --dataset {url}")
+    return COMPLETE
 
 
 @commands.command()
@@ -396,6 +449,8 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     from serengeti_etl.tables import conversion_text
 
     _need_training()
+    from serengeti_etl.train.settings import TrainSettings
+
     season, dataset, run = (f"{output}/{name}" for name in ("season", "dataset", "run"))
     clock = _Clock()
     drawn = draw_once(Path(season), SampleSettings())
@@ -404,7 +459,7 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock.lap("2/5 convert", dataset)
     found = run_verification(dataset, "serial")
     clock.lap("3/5 verify", f"{len(found.problems)} problems")
-    run_training(dataset, run, demo_recipe(), "cpu")
+    run_training(dataset, run, demo_recipe(), TrainSettings(device="cpu"))
     clock.lap("4/5 train", run)
     evaluation = run_evaluation(run, dataset, "val", "cpu")
     clock.lap("5/5 evaluate", f"{run}/evaluation.json")
@@ -558,13 +613,20 @@ def run_repair(pipeline: "SeasonPipeline", output: str, where: "str | ClusterSpe
         return repair_dataset(one_size, runner, output, lambda _shard: line.update())
 
 
-def run_training(url: str, run: str, recipe: "Recipe", device: str) -> "TrainResult":
-    """Train with a progress line; what the run came to."""
-    _need_training()
+def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
+    url: str,
+    run: str,
+    recipe: "Recipe",
+    settings: "TrainSettings",
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    tells: bool = True,
+) -> "TrainResult":
+    """Train with a progress line, if ``tells``; what the run came to."""
     from serengeti_etl.train.loop import train as train_run
-    from serengeti_etl.train.settings import Event, TrainSettings
+    from serengeti_etl.train.settings import Event
 
-    with _line(unit=" steps", desc="train") as line:
+    with _line(unit=" steps", desc="train", disable=not tells) as line:
 
         def show(event: Event) -> None:
             if event.kind in ("start", "resume"):
@@ -574,12 +636,16 @@ def run_training(url: str, run: str, recipe: "Recipe", device: str) -> "TrainRes
                 line.update()
             elif event.kind == "damaged":
                 line.write(f"checkpoint {event.values['name']} is damaged and was passed over")
+            elif event.kind == "warning":
+                line.write(f"warning: {event.values['text']}")
             elif event.kind in ("log", "validated"):
                 shown.update({name: event.values[name] for name in _SHOWN & event.values.keys()})
                 line.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
 
         shown: dict[str, float] = {}
-        return train_run(url, run, recipe, settings=TrainSettings(device=device), on_event=show)
+        return train_run(
+            url, run, recipe, settings=settings, on_event=show, should_stop=should_stop
+        )
 
 
 def _line(**kwargs: Any) -> Any:

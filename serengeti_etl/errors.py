@@ -13,7 +13,7 @@
     ├── OutputHeld                  another process writes to the same place; says which
     ├── DatasetError (ValueError)   dataset.json, index and shards disagree
     ├── RunError                    a training cannot go on: checkpoints damaged, or diverged
-    ├── Incomplete                  some shards failed; the same command finishes the work
+    ├── Incomplete                  not all is done; the same command finishes the work
     └── TooManyFailures             beyond the budget of rejects; names examples
 
 They cross process borders, so every one survives pickling: arguments go to ``args``.
@@ -89,7 +89,7 @@ class RunError(SerengetiError):
 
 
 class Incomplete(SerengetiError):  # noqa: N818 - a state to continue from, not a fault
-    """Some shards failed for reasons that may pass; the same command finishes the work."""
+    """Not all is done, by faults that may pass or a wish to stop; the same command goes on."""
 
 
 class TooManyFailures(SerengetiError):  # noqa: N818 - the name of the design

@@ -40,6 +40,8 @@ HOMES = {
     "duckdb": {"catalog/database.py"},
     "frictionless": {"catalog/camtrap_dp/schema.py"},
     "pyvips": {"convert/resize.py"},
+    "safetensors": {"train/weights.py"},
+    "timm": {"train/timm_networks.py"},
     "webdataset": {"load/webdataset.py"},
     "torchvision": {"load/nvjpeg.py", "train/model.py"},
     "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py"},

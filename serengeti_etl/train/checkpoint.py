@@ -3,13 +3,14 @@
 ::
 
     run.json                    what is trained on what; written first, never changed
-    checkpoints/step-….pt       the last two states
+    checkpoints/step-….pt       the last states
     checkpoints/best.pt         weights with the best validation score so far
     metrics.jsonl               see ``metrics.MetricsFile``
     model.pt                    the final weights; written last
 
 A state file starts with a magic word and the SHA-256 of the rest, so that a file cut or changed at
-any byte is refused, and the state before it is used.
+any byte is refused, and the state before it is used. So no pointer says which file counts: the
+last one that is whole does.
 """
 
 import hashlib
@@ -31,8 +32,6 @@ RUN_FILE = "run.json"
 MODEL_FILE = "model.pt"
 BEST_FILE = "checkpoints/best.pt"
 FOLDER = "checkpoints"
-NUM_KEPT = 2
-"""States kept; the one before the last is used when the last is damaged."""
 
 # What torch.load raises on bytes that are no torch file, or one cut somewhere.
 _TORCH_FILE_ERRORS = (
@@ -53,12 +52,16 @@ class ModelFile:
     """The contents of ``model.pt``: all that prediction needs.
 
     Attributes:
-        model: one of ``recipe.MODELS``.
+        model: as in ``Recipe``.
         classes: categories in the order of the outputs.
         image_size: height and width in px that the last stage trained on.
-        state_dict: weights with torchvision's names.
+        state_dict: weights with the network's own names.
         plan_hash: of the dataset that it was trained on.
         step: steps that it was trained for.
+        class_means: share of the training images that show each class, in order of ``classes``.
+        empty_weight: how often a blank was seen in training against another image, by the recipe
+            and the making of the dataset together; ``thinning.restore_blanks`` puts predictions
+            right where it is not 1.
     """
 
     model: str
@@ -67,6 +70,8 @@ class ModelFile:
     state_dict: dict[str, torch.Tensor]
     plan_hash: str
     step: int
+    class_means: tuple[float, ...] = ()
+    empty_weight: float = 1.0
 
     def write(self, run: Store, name: str = MODEL_FILE) -> None:
         """Write as a plain torch file: ``torch.load(..., weights_only=True)`` reads it."""
@@ -145,49 +150,80 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
     return changes
 
 
-def save_state(run: Store, step: int, state: dict[str, Any]) -> str:
-    """Name of the file that now holds ``state``; all but the last two are removed.
+class Checkpoints:
+    """The states of a run, kept where the run lies, and before that on a disk nearby, if given.
 
     Args:
         run: folder or bucket prefix of the run.
-        step: steps that the run has done.
-        state: tensors and plain values only.
+        scratch: local folder for copies; a state is there before it travels to the bucket, and is
+            used when it has not arrived there.
+        num_kept: states kept in each; those before the last are used when the last is damaged.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    name = f"{FOLDER}/step-{step:09d}.pt"
-    run.write(name, _MAGIC + hashlib.sha256(content).digest() + content)
-    for old in _state_files(run)[:-NUM_KEPT]:
-        run.delete(old)
-    return name
+
+    def __init__(self, run: Store, scratch: Store | None = None, num_kept: int = 2) -> None:
+        self._run, self._num_kept = run, num_kept
+        # The nearest first.
+        self._stores = [run] if scratch is None else [scratch, run]
+
+    def save(
+        self, step: int, state: dict[str, Any], before: Callable[[], None] = lambda: None
+    ) -> str:
+        """Name of the file that now holds ``state``; all but the last few are removed.
+
+        Args:
+            step: steps that the run has done.
+            state: tensors and plain values only.
+            before: called before the run gets the state, and after the copy nearby is made.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        name = f"{FOLDER}/step-{step:09d}.pt"
+        for store in self._stores:
+            if store is self._run:
+                before()
+            store.write(name, _MAGIC + hashlib.sha256(content).digest() + content)
+            for old in _state_files(store)[: -self._num_kept]:
+                store.delete(old)
+        return name
+
+    def load(self, on_damaged: Callable[[str], None]) -> dict[str, Any] | None:
+        """The last usable state, tensors on the CPU; None if there is no state at all.
+
+        Args:
+            on_damaged: called with the name of each state that cannot be used.
+
+        Raises:
+            RunError: there are states, but none of them can be used.
+        """
+        names = {store.url: _state_files(store) for store in self._stores}
+        for name in sorted({one for some in names.values() for one in some}, reverse=True):
+            for store in self._stores:
+                if name in names[store.url]:
+                    state = _parse_state(store.read(name))
+                    if state is not None:
+                        return state
+                    on_damaged(name)
+        found = sorted({one for some in names.values() for one in some})
+        if found:
+            raise RunError(
+                f"all checkpoints of {self._run.url} are damaged ({', '.join(found)}); delete its "
+                f"folder {FOLDER} to start this run anew"
+            )
+        return None
 
 
-def load_latest(run: Store, on_damaged: Callable[[str], None]) -> dict[str, Any] | None:
-    """The last usable state of the run, tensors on the CPU; None if there is no state at all.
-
-    Args:
-        run: folder or bucket prefix of the run.
-        on_damaged: called with the name of each state that cannot be used.
-
-    Raises:
-        RunError: there are states, but none of them can be used.
-    """
-    names = _state_files(run)
-    for name in reversed(names):
-        content = run.read(name)
-        start = len(_MAGIC) + 32
-        payload = content[start:]
-        if content[:start] == _MAGIC + hashlib.sha256(payload).digest():
-            return dict(read_tensors(payload))
-        on_damaged(name)
-    if names:
-        raise RunError(
-            f"all checkpoints of {run.url} are damaged ({', '.join(names)}); delete its folder "
-            f"{FOLDER} to start this run anew"
-        )
-    return None
+def _parse_state(content: bytes) -> dict[str, Any] | None:
+    """The state in a file; None if it was cut or changed, or holds anything but plain values."""
+    start = len(_MAGIC) + 32
+    payload = content[start:]
+    if content[:start] != _MAGIC + hashlib.sha256(payload).digest():
+        return None
+    try:
+        return dict(read_tensors(payload))
+    except ValueError:
+        return None
 
 
-def _state_files(run: Store) -> list[str]:
-    return [name for name in run.list(FOLDER) if name.startswith(f"{FOLDER}/step-")]
+def _state_files(store: Store) -> list[str]:
+    return [name for name in store.list(FOLDER) if name.startswith(f"{FOLDER}/step-")]

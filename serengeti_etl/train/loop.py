@@ -3,56 +3,50 @@
 A run is one folder or bucket prefix (see ``train.checkpoint``). The same call again goes on from
 its last checkpoint: on a CPU the final weights equal those of an undisturbed run, bit for bit, as
 long as torch works with the same number of threads (sums are split over them).
+
+Under ``torchrun`` the ranks share every batch, so that any number of them takes the same steps on
+the same images in the same order. The weights are then close, not equal: each rank's BatchNorm sees
+its own part of a batch, and sums have another order. All ranks have the same state, but for the
+running statistics of BatchNorm, of which the first rank's are passed on; so it saves all there is.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from serengeti_etl.dataset.index import Dataset
-from serengeti_etl.errors import RunError, require
-from serengeti_etl.label_config import EMPTY
-from serengeti_etl.load.augment import Augment
+from serengeti_etl.errors import Incomplete, RunError, require
 from serengeti_etl.load.batch import Batch
+from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import (
-    BEST_FILE,
-    ModelFile,
-    claim_run,
-    load_latest,
-    save_state,
-)
-from serengeti_etl.train.metrics import (
-    MetricsFile,
-    aggregate_sequences,
-    class_means,
-    mean_binary_log_loss,
-)
-from serengeti_etl.train.model import (
-    build_classifier,
-    mixed_precision,
-    parameter_groups,
-    predict,
-    set_trainable,
-    to_device,
-)
+from serengeti_etl.train.average import WeightAverage
+from serengeti_etl.train.checkpoint import BEST_FILE, Checkpoints, ModelFile, claim_run
+from serengeti_etl.train.feed import Clock, on_device
+from serengeti_etl.train.layers import parameter_groups, set_trainable
+from serengeti_etl.train.losses import CALIBRATION_WARNING, LOSSES
+from serengeti_etl.train.metrics import MetricsFile, class_means
+from serengeti_etl.train.mixup import mix, seed_torch
+from serengeti_etl.train.model import build_classifier, mixed_precision
+from serengeti_etl.train.place import RunPlace
+from serengeti_etl.train.ranks import Ranks, open_ranks, synced_batch_norm, without_exchange
 from serengeti_etl.train.recipe import Recipe, Stage, one_cycle
-from serengeti_etl.train.settings import Event, TrainResult, TrainSettings
+from serengeti_etl.train.settings import Event, TrainResult, TrainSettings, Watch
+from serengeti_etl.train.thinning import selection_of, thinned_means
+from serengeti_etl.train.validation import Validation, predict_part
 
 
-def train(
+def train(  # noqa: PLR0913 - the public signature
     dataset_url: str,
     run_url: str,
     recipe: Recipe,
     *,
     settings: TrainSettings | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train, or go on with, the run at ``run_url``; returns when ``model.pt`` is there.
 
@@ -62,76 +56,50 @@ def train(
         recipe: what to train.
         settings: where to work and how often to tell.
         on_event: called in this thread; what it raises ends the run at that point.
+        should_stop: asked between steps; once true, the run saves a checkpoint and ends.
 
     Raises:
         ConfigError: the recipe does not fit, or the folder holds a run of something else.
         DatasetError: there is no finished dataset.
         ShardError: a shard is damaged.
         RunError: no checkpoint can be used, or the loss is no longer a number.
+        Incomplete: it was asked to stop; the same call goes on.
     """
     settings = settings or TrainSettings()
     dataset = Dataset(Store(url=dataset_url, options=settings.dataset_options))
     run = Store(url=run_url, options=settings.run_options)
-    return _Trainer(dataset, run, recipe, settings, on_event).train()
-
-
-@dataclass(kw_only=True, slots=True)
-class _Place:
-    """How far a run is: all that changes, beside weights and optimiser. Kept in checkpoints."""
-
-    stage: int = 0
-    epochs_of_stage: int = 0
-    epochs: int = 0
-    step: int = 0
-    cursor: dict[str, Any] | None = None
-    loss_sum: float = 0.0
-    num_losses: int = 0
-    num_records: int = 0
-    score: float | None = None
-    best_score: float | None = None
-    class_means_score: float | None = None
-
-    @property
-    def starts_stage(self) -> bool:
-        """True between two stages, and before the first."""
-        at_start_of_epoch = self.cursor is None or self.cursor["num_consumed"] == 0
-        return self.epochs_of_stage == 0 and at_start_of_epoch
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    watch = Watch(on_event=on_event, should_stop=should_stop)
+    with open_ranks(settings.torch_device) as ranks:
+        return _Trainer(dataset, run, recipe, settings, watch).train(ranks)
 
 
 class _Trainer:
     def __init__(
-        self,
-        dataset: Dataset,
-        run: Store,
-        recipe: Recipe,
-        settings: TrainSettings,
-        on_event: Callable[[Event], None],
+        self, dataset: Dataset, run: Store, recipe: Recipe, settings: TrainSettings, watch: Watch
     ) -> None:
         self._dataset, self._run, self._recipe = dataset, run, recipe
-        self._settings, self._on_event = settings, on_event
-        self._device = settings.torch_device
-        self._place = _Place()
+        self._settings, self._watch = settings, watch
+        self._place = RunPlace()
         self._metrics = MetricsFile(run)
         self._stages = recipe.active_stages
-        self._num_steps = self._count_steps()
+        self._num_images = dataset.num_images("train")
         self._last_checkpoint = "none yet"
-        self._loss_sum = self._zero()
 
-    def train(self) -> TrainResult:
+    def train(self, ranks: Ranks) -> TrainResult:
+        self._ranks, self._device = ranks, ranks.own(self._settings.torch_device)
+        self._loss_sum = self._zero()
+        self._check_stages()
         self._build_model()
-        # Only now: what was refused above must leave no trace that refuses a corrected recipe.
-        self._run.remove_partial()
-        self._run_id = claim_run(self._run, self._dataset, self._recipe)
+        self._run_id = ranks.from_first(self._claim)
         state = self._restore()
         self._tell("start" if state is None else "resume", device=str(self._device))
+        if self._recipe.loss != "bce":
+            self._tell("warning", text=CALIBRATION_WARNING.format(name=self._recipe.loss))
         while self._place.stage < len(self._stages):
             self._train_stage(self._stages[self._place.stage], state and state["optimizer"])
             state = None
-        self._model_file().write(self._run)
+        if ranks.is_first:
+            self._model_file().write(self._run)
         self._tell("done", name="model.pt")
         place = self._place
         return TrainResult(
@@ -142,56 +110,89 @@ class _Trainer:
             class_means_score=place.class_means_score,
         )
 
-    def _count_steps(self) -> int:
-        num_images = self._dataset.num_images("train")
+    def _check_stages(self) -> None:
+        # The loader of a late stage would say so hours later.
+        num_images = self._num_images
+        num_parts = self._ranks.world_size * self._settings.accumulate
         for stage in self._stages:
-            # The loader of a late stage would say so hours later.
-            size, allowed = stage.batch_size, f"at most {num_images}, the training images"
-            require(size <= num_images, f"batch_size of stage {stage.name!r}", size, allowed)
-        return sum(stage.epochs * (num_images // stage.batch_size) for stage in self._stages)
+            what, size = f"batch_size of stage {stage.name!r}", stage.batch_size
+            require(size <= num_images, what, size, f"at most {num_images}, the training images")
+            allowed = f"a multiple of {num_parts}, the ranks times accumulate"
+            require(size % num_parts == 0, what, size, allowed)
+        is_on_gpu = self._device.type == "cuda"
+        synced = self._recipe.sync_batch_norm
+        require(is_on_gpu or not synced, "sync_batch_norm", synced, "False on a CPU")
 
     def _build_model(self) -> None:
-        stage = self._stages[0]
+        recipe = self._recipe
         # Read through a loader, so that image counts and class codes are the loader's own.
-        with self._train_loader(stage) as loader:
+        with self._train_loader(self._stages[0]) as loader:
             images = loader.samples.images
-        means_C = class_means(images.class_counts(), len(images))
-        self._sequence_means_C = class_means(*images.sequence_counts())
+        counts_C, num_images = images.class_counts(), len(images)
+        self._means_C = class_means(counts_C, num_images)
+        self._validation = Validation.of(self._dataset, images, recipe.empty_weight)
+        empty = self._validation.empty
+        seen_C = thinned_means(counts_C, num_images, empty, recipe.empty_weight)
         with torch.random.fork_rng():
-            torch.manual_seed(self._recipe.seed)
-            model = build_classifier(self._recipe.model, means_C, self._recipe.weights)
+            torch.manual_seed(recipe.seed)
+            model = build_classifier(recipe.model, seen_C, recipe.weights)
+        if recipe.sync_batch_norm:
+            model.network = synced_batch_norm(model.network)
         # As batches come; on two CPU cores too it trains a third faster. torch documents the
         # keyword, its stubs lack it.
         layout = {"memory_format": torch.channels_last}
         self._model = model.to(self._device, **layout)  # type: ignore[call-overload]
+        decay = recipe.average
+        self._average = None if decay is None else WeightAverage(self._model, decay)
+
+    def _claim(self) -> str:
+        # Only now: what was refused above must leave no trace that refuses a corrected recipe.
+        self._run.remove_partial()
+        return claim_run(self._run, self._dataset, self._recipe)
 
     def _restore(self) -> dict[str, Any] | None:
         """Take up the last usable checkpoint, if there is one."""
-        state = load_latest(self._run, lambda name: self._tell("damaged", name=name))
+        scratch, num_kept = self._settings.scratch, self._settings.num_kept
+        nearby = None if scratch is None else Store(url=f"{scratch}/{self._run_id}")
+        self._checkpoints = Checkpoints(self._run, nearby, num_kept)
+        state = self._ranks.from_first(
+            lambda: self._checkpoints.load(lambda name: self._tell("damaged", name=name))
+        )
         if state is None:
             return None
         found = state["run_id"]
         require(found == self._run_id, "run_id of the checkpoint", found, repr(self._run_id))
         self._model.network.load_state_dict(state["model"])
-        self._place = _Place(**state["place"])
+        if self._average is not None:
+            self._average.load_state(state["average"])
+        self._place = RunPlace(**state["place"])
         self._loss_sum = self._zero() + self._place.loss_sum
-        self._metrics.restore(self._place.num_records)
-        torch.set_rng_state(state["rng"])
+        if self._ranks.is_first:
+            self._metrics.restore(self._place.num_records)
         self._last_checkpoint = f"of step {self._place.step}"
         return state
 
     def _train_loader(self, stage: Stage) -> ShardLoader:
         settings = self._settings.loader_settings(
             stage.image_size,
-            augment=Augment() if stage.augment else None,
+            augment=stage.augment,
             window=self._recipe.window,
+            resize_on=self._settings.resizes_on,
         )
+        selection = selection_of(self._recipe.empty_weight)
+        return self._loader("train", stage, settings=settings, selection=selection)
+
+    def _loader(self, split: str, stage: Stage, **more: Any) -> ShardLoader:
+        """Of this rank's share of a part of each batch."""
+        num_ranks = self._ranks.world_size
         return ShardLoader(
             self._dataset,
-            split="train",
-            batch_size=stage.batch_size,
+            split=split,
+            batch_size=stage.batch_size // (num_ranks * self._settings.accumulate),
             seed=self._recipe.seed,
-            settings=settings,
+            rank=self._ranks.rank,
+            world_size=num_ranks,
+            **more,
         )
 
     def _train_stage(self, stage: Stage, optimizer_state: dict[str, Any] | None) -> None:
@@ -200,90 +201,122 @@ class _Trainer:
         self._optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate)
         if optimizer_state is not None:
             self._optimizer.load_state_dict(optimizer_state)
+        # Anew in each stage: which gradients are exchanged is fixed here.
+        forward = self._ranks.together(self._model)
+        self._forward = torch.compile(forward) if self._settings.compile else forward
         place, number = self._place, self._place.stage
         with self._train_loader(stage) as loader:
             if place.cursor is not None:
                 loader.load_state_dict(place.cursor)
             while place.stage == number:
                 self._train_epoch(stage, loader)
-                self._validate(stage)
+                self._validate(stage, loader)
                 self._end_epoch(stage, loader)
 
     def _train_epoch(self, stage: Stage, loader: ShardLoader) -> None:
         set_trainable(self._model, stage.trainable)
-        steps_per_epoch = len(loader)
-        done = self._place.epochs_of_stage * steps_per_epoch
-        done += steps_per_epoch - loader.num_steps_left
-        clock = _Clock()
-        for batch in clock.timed(loader):
-            self._set_rates(stage, done / (stage.epochs * steps_per_epoch))
-            self._step(batch)
-            done += 1
+        left_of_stage = stage.num_steps(self._num_images) - self._place.steps_of_stage
+        num_left = min(left_of_stage, loader.num_steps_left // self._settings.accumulate)
+        is_whole = self._settings.resizes_on == "device"
+        output = Output(image_size=stage.image_size) if is_whole else None
+        clock = Clock()
+        parts = on_device(clock.timed(loader), self._device, output)
+        while num_left:
+            self._set_rates(stage)
+            self._step(stage, parts)
+            num_left -= 1
             if self._place.step % self._settings.log_every == 0:
                 self._log(stage, clock)
-            # After the last step of an epoch, one is written anyway.
-            if self._place.step % self._settings.checkpoint_every == 0 and loader.num_steps_left:
+            is_last = num_left == 0  # then one is written at the end of the epoch
+            if self._place.step % self._settings.checkpoint_every == 0 and not is_last:
                 self._checkpoint(loader)
             self._tell("step")
+            self._stop_if_asked(loader)
 
-    def _set_rates(self, stage: Stage, progress: float) -> None:
+    def _set_rates(self, stage: Stage) -> None:
+        share = one_cycle(self._place.steps_of_stage / stage.num_steps(self._num_images))
         for group in self._optimizer.param_groups:
-            group["lr"] = stage.learning_rate * group["rate"] * one_cycle(progress)
+            group["lr"] = stage.learning_rate * group["rate"] * share
 
-    def _step(self, batch: Batch) -> None:
-        images_BCHW = to_device(batch.images_BCHW, self._device)
-        targets_BC = batch.targets_BC.to(self._device, non_blocking=True)
-        with mixed_precision(self._device):
-            logits_BC = self._model(images_BCHW)
-        loss = binary_cross_entropy_with_logits(logits_BC, targets_BC)
+    def _step(self, stage: Stage, parts: Iterator[Batch]) -> None:
+        num_parts, place = self._settings.accumulate, self._place
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        for number in range(num_parts):
+            part = next(parts)
+            key = (self._recipe.seed, place.step, number, self._ranks.rank)
+            seed_torch(key)
+            images_BCHW, targets_BC = part.images_BCHW, part.targets_BC
+            if stage.mixup:
+                images_BCHW, targets_BC = mix(images_BCHW, targets_BC, stage.mixup, key)
+            with without_exchange(self._forward, unless=number == num_parts - 1):
+                with mixed_precision(self._device):
+                    logits_BC = self._forward(images_BCHW)
+                loss = LOSSES[self._recipe.loss](logits_BC, targets_BC) / num_parts
+                torch.autograd.backward(loss)
+            # Summed on the device: reading it at every step would make the CPU wait for the GPU.
+            self._loss_sum = self._loss_sum + loss.detach().double()
+        if self._recipe.max_gradient_norm is not None:
+            parameters = self._model.network.parameters()
+            torch.nn.utils.clip_grad_norm_(parameters, self._recipe.max_gradient_norm)
         self._optimizer.step()
-        self._place.step += 1
-        self._place.num_losses += 1
-        # Summed on the device: reading it at every step would make the CPU wait for the GPU.
-        self._loss_sum = self._loss_sum + loss.detach().double()
+        if self._average is not None:
+            self._average.update(self._model)
+        place.step += 1
+        place.steps_of_stage += 1
+        place.num_losses += 1
 
-    def _log(self, stage: Stage, clock: "_Clock") -> None:
+    def _log(self, stage: Stage, clock: Clock) -> None:
         """Record the mean loss since the last record."""
         loss = self._read_loss() / self._place.num_losses
         self._loss_sum, self._place.num_losses = self._zero(), 0
         values = {
             "loss": loss,
             "learning_rate": float(self._optimizer.param_groups[-1]["lr"]),
-            **clock.read(stage.batch_size),
+            **clock.read(self._ranks.world_size),
         }
         self._record("train", stage, values)
         self._tell("log", **values)
 
-    def _validate(self, stage: Stage) -> None:
+    def _validate(self, stage: Stage, train_loader: ShardLoader) -> None:
         """Score the validation split by sequences; keep the weights if they are the best so far."""
         if "val" not in self._dataset.splits:
             return
+        model = self._model if self._average is None else self._average.model
+        self._ranks.share_buffers(model)
         settings = self._settings.loader_settings(stage.image_size).for_evaluation()
-        with ShardLoader(
-            self._dataset, split="val", batch_size=stage.batch_size, settings=settings
-        ) as loader:
-            images = predict(self._model, loader)
-        empty = self._dataset.class_index.get(EMPTY)
-        sequences = aggregate_sequences(images, empty)
-        place, targets_NC = self._place, sequences.targets_NC
-        place.score = mean_binary_log_loss(targets_NC, sequences.probabilities_NC)
-        place.class_means_score = mean_binary_log_loss(targets_NC, self._sequence_means_C)
-        values = {"score": place.score, "class_means_score": place.class_means_score}
-        self._record("val", stage, values | {"num_sequences": len(sequences.names)})
+        with self._loader("val", stage, settings=settings) as loader:
+            part = predict_part(model, self._watched(on_device(loader, self._device), train_loader))
+        parts, place = self._ranks.gather(part), self._place
+        scores = self._ranks.from_first(lambda: self._validation.scores(parts))
+        place.score, place.class_means_score = scores.score, scores.class_means_score
+        values = {"score": scores.score, "class_means_score": scores.class_means_score}
+        self._record("val", stage, values | {"num_sequences": scores.num_sequences})
         self._tell("validated", **values)
-        if place.best_score is None or place.score < place.best_score:
-            place.best_score = place.score
-            self._model_file().write(self._run, BEST_FILE)
+        if place.best_score is None or scores.score < place.best_score:
+            place.best_score = scores.score
+            if self._ranks.is_first:
+                self._model_file().write(self._run, BEST_FILE)
+
+    def _watched(self, batches: Iterable[Batch], train_loader: ShardLoader) -> Iterator[Batch]:
+        for batch in batches:
+            self._stop_if_asked(train_loader)
+            yield batch
 
     def _end_epoch(self, stage: Stage, loader: ShardLoader) -> None:
         place = self._place
+        loader.start_epoch(loader.epoch + 1)
         place.epochs += 1
-        place.epochs_of_stage += 1
-        if place.epochs_of_stage == stage.epochs:
-            place.stage, place.epochs_of_stage = place.stage + 1, 0
+        if place.steps_of_stage == stage.num_steps(self._num_images):
+            place.stage, place.steps_of_stage = place.stage + 1, 0
         self._checkpoint(loader)
+
+    def _stop_if_asked(self, loader: ShardLoader) -> None:
+        """Save and end if any rank was asked to stop; all ranks do so after the same step."""
+        if self._ranks.any(self._watch.should_stop()):
+            self._checkpoint(loader)
+            raise Incomplete(
+                f"stopped at step {self._place.step}, saved as {self._last_checkpoint}"
+            )
 
     def _checkpoint(self, loader: ShardLoader) -> None:
         place = self._place
@@ -291,24 +324,26 @@ class _Trainer:
         place.cursor = loader.state_dict()
         place.num_records = len(self._metrics.records)
         weights = self._model.network.state_dict()
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        is_good = all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+        if self._ranks.any(not is_good):
             raise self._diverged("weights are")
-        # The records first: what a checkpoint counts on is there before it.
-        self._metrics.write()
         state = {
             "run_id": self._run_id,
             "place": place.state(),
             "model": weights,
-            # A stage starts with a fresh optimiser.
-            "optimizer": None if place.starts_stage else self._optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            "average": None if self._average is None else self._average.state(),
+            # A stage starts with a fresh optimiser. The schedule follows from the place, and what
+            # is drawn at random from seed and step.
+            "optimizer": self._optimizer.state_dict() if place.steps_of_stage else None,
         }
-        name = save_state(self._run, place.step, state)
-        self._last_checkpoint = name
-        self._tell("checkpoint", name=name)
+        if self._ranks.is_first:
+            # The records first: what a checkpoint counts on is there before it.
+            name = self._checkpoints.save(place.step, state, before=self._metrics.write)
+            self._last_checkpoint = name
+            self._tell("checkpoint", name=name)
 
     def _read_loss(self) -> float:
-        total = float(self._loss_sum)
+        total = float(self._ranks.mean(self._loss_sum))
         if not np.isfinite(total):
             raise self._diverged("loss is")
         return total
@@ -325,59 +360,36 @@ class _Trainer:
         self._metrics.records.append({"kind": kind} | where | dict(values) | now)
 
     def _tell(self, kind: Any, **values: Any) -> None:
-        number = min(self._place.stage, len(self._stages) - 1)
-        self._on_event(
-            Event(
-                kind=kind,
-                stage=self._stages[number].name,
-                epoch=self._place.epochs,
-                num_epochs=self._recipe.num_epochs,
-                step=self._place.step,
-                num_steps=self._num_steps,
-                values=values,
-            )
+        if not self._ranks.is_first:
+            return
+        event = Event(
+            kind=kind,
+            stage=self._stage.name,
+            epoch=self._place.epochs,
+            num_epochs=sum(stage.num_epochs(self._num_images) for stage in self._stages),
+            step=self._place.step,
+            num_steps=sum(stage.num_steps(self._num_images) for stage in self._stages),
+            values=values,
         )
+        self._watch.on_event(event)
+
+    @property
+    def _stage(self) -> Stage:
+        """The stage that the run is in; at its end the last one."""
+        return self._stages[min(self._place.stage, len(self._stages) - 1)]
 
     def _model_file(self) -> ModelFile:
-        number = min(self._place.stage, len(self._stages) - 1)
-        weights = self._model.network.state_dict()
+        model = self._model if self._average is None else self._average.model
         return ModelFile(
             model=self._recipe.model,
             classes=self._dataset.classes,
-            image_size=self._stages[number].image_size,
-            state_dict={name: tensor.cpu() for name, tensor in weights.items()},
+            image_size=self._stage.image_size,
+            state_dict={name: value.cpu() for name, value in model.network.state_dict().items()},
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
+            class_means=tuple(self._means_C.tolist()),
+            empty_weight=self._validation.empty_weight,
         )
 
     def _zero(self) -> torch.Tensor:
         return torch.zeros((), dtype=torch.float64, device=self._device)
-
-
-class _Clock:
-    """Time since the last reading, and the part of it spent waiting for batches."""
-
-    def __init__(self) -> None:
-        self._restart()
-
-    def _restart(self) -> None:
-        self._start, self._waited, self._num_batches = time.perf_counter(), 0.0, 0
-
-    def timed(self, batches: ShardLoader) -> Iterator[Batch]:
-        """The batches, with the waiting for each of them measured."""
-        stream = iter(batches)
-        while True:
-            start = time.perf_counter()
-            batch = next(stream, None)
-            self._waited += time.perf_counter() - start
-            if batch is None:
-                return
-            self._num_batches += 1
-            yield batch
-
-    def read(self, batch_size: int) -> dict[str, float]:
-        """``images_per_second`` and ``data_wait``, a share from 0 to 1, since the last reading."""
-        seconds = time.perf_counter() - self._start
-        speed, wait = self._num_batches * batch_size / seconds, self._waited / seconds
-        self._restart()
-        return {"images_per_second": round(speed, 2), "data_wait": round(wait, 4)}

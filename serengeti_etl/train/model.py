@@ -1,7 +1,6 @@
-"""torchvision's ResNets with one sigmoid per category."""
+"""A network with one sigmoid per category: torchvision's ResNets, or any of timm's."""
 
 import sys
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -9,18 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import read_tensors
+from serengeti_etl.train import timm_networks
 from serengeti_etl.train.metrics import Float64, Predictions
+from serengeti_etl.train.recipe import TIMM
+from serengeti_etl.train.weights import (
+    StateDict,
+    downloaded,
+    is_file,
+    load_backbone,
+    read_weights,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from serengeti_etl.load.batch import Batch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-HEAD = "fc."
-"""Prefix of the last layer's names in torchvision's ResNets."""
+HEAD = "fc"
+"""Name of the last layer in torchvision's ResNets."""
+
+PRETRAINED = "pretrained"
+"""As weights: those that torchvision or timm think best for the network."""
 
 
 class _Float32Linear(nn.Linear):
@@ -38,8 +49,15 @@ class Classifier(nn.Module):
     division costs the CPU more than decoding the JPEG.
 
     Args:
-        name: one of ``recipe.MODELS``.
+        name: one of ``recipe.MODELS``, or ``timm:`` and a name that timm knows.
         num_classes: categories.
+
+    Attributes:
+        network: takes normalised images; its state dict is what is saved.
+        head_name: of the last layer in the network.
+
+    Raises:
+        ConfigError: there is no such network, or no timm.
     """
 
     mean_1C11: Tensor
@@ -47,20 +65,33 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
-        self.network: nn.Module = getattr(_torchvision_models(), name)(weights=None)
-        num_features = cast("nn.Linear", self.network.fc).in_features
-        self.network.fc = _Float32Linear(num_features, num_classes)
-        for name_of_buffer, values in (("mean_1C11", IMAGENET_MEAN), ("std_1C11", IMAGENET_STD)):
+        self.head_name, mean, std = HEAD, IMAGENET_MEAN, IMAGENET_STD
+        if name.startswith(TIMM):
+            self.network = timm_networks.timm_network(name.removeprefix(TIMM))
+            details = timm_networks.details(self.network)
+            self.head_name, mean, std = (details[key] for key in ("classifier", "mean", "std"))
+        else:
+            self.network = getattr(_torchvision_models(), name)(weights=None)
+        self._replace_head(name, num_classes)
+        for name_of_buffer, values in (("mean_1C11", mean), ("std_1C11", std)):
             value = torch.tensor(values).reshape(1, 3, 1, 1) * 255
             self.register_buffer(name_of_buffer, value, persistent=False)
 
     @property
     def head(self) -> nn.Linear:
         """The last layer."""
-        return cast("nn.Linear", self.network.fc)
+        return cast("nn.Linear", self.network.get_submodule(self.head_name))
+
+    def _replace_head(self, name: str, num_classes: int) -> None:
+        head = self.network.get_submodule(self.head_name) if self.head_name else None
+        if not isinstance(head, nn.Linear):
+            raise ConfigError(f"model is {name!r}, but its last layer is not linear; take another")
+        parent, _, own_name = self.head_name.rpartition(".")
+        linear = _Float32Linear(head.in_features, num_classes)
+        setattr(self.network.get_submodule(parent), own_name, linear)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits of each category, (B, num_classes) float32, of uint8 RGB images."""
+        """Logits of each category, (B, num_classes) float32, of RGB images, 0 to 255."""
         normalised_BCHW = (images_BCHW.float() - self.mean_1C11) / self.std_1C11
         return cast("Tensor", self.network(normalised_BCHW))
 
@@ -73,14 +104,15 @@ def build_classifier(name: str, class_means_C: Float64, weights: str | None) -> 
     Args:
         name: one of ``recipe.MODELS``.
         class_means_C: share of images that show each category, strictly between 0 and 1.
-        weights: path or fsspec url of a ``.pth`` with torchvision's names; None for random.
+        weights: as in ``Recipe``; None for random ones.
 
     Raises:
         ConfigError: the weights are missing, or of another network.
     """
     model = Classifier(name, len(class_means_C))
     if weights is not None:
-        load_backbone(model, read_weights(weights), weights)
+        state = read_weights(weights) if is_file(weights) else _published_weights(name, weights)
+        load_backbone(model.network, model.head_name, state, weights)
     logits_C = np.log(class_means_C) - np.log1p(-class_means_C)
     with torch.no_grad():
         # Small, not zero: the layers below need a gradient from the first step on.
@@ -89,85 +121,26 @@ def build_classifier(name: str, class_means_C: Float64, weights: str | None) -> 
     return model
 
 
-def read_weights(url: str) -> dict[str, Tensor]:
-    """The state dict at a path or fsspec url; nothing in the file is executed.
-
-    Raises:
-        ConfigError: there is no such file, or it is no state dict.
-    """
-    folder, _, name = url.rpartition("/")
-    try:
-        content = Store(url=folder or ("/" if url.startswith("/") else ".")).read(name)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"weights is {url!r}, but there is no such file; give a path or url of a .pth with "
-            "torchvision's names, or None to start from random weights"
-        ) from None
-    try:
-        value = read_tensors(content)
-    except ValueError as error:
-        raise ConfigError(f"weights is {url!r}, but it is no .pth of tensors: {error}") from error
-    state = value.get("state_dict", value) if isinstance(value, dict) else value
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(f"weights is {url!r}, but it holds no state dict of tensors")
-    return state
-
-
-def load_backbone(model: Classifier, state: Mapping[str, Tensor], source: str) -> None:
-    """Put all layers but the last from a state dict with torchvision's names into the model.
-
-    Raises:
-        ConfigError: names or shapes are not those of the model.
-    """
-    own = model.network.state_dict()
-    wanted = {key: value.shape for key, value in own.items() if not key.startswith(HEAD)}
-    got = {key: value.shape for key, value in state.items() if not key.startswith(HEAD)}
-    wrong = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key) != got.get(key))
-    if wrong:
-        raise ConfigError(
-            f"weights is {source!r}, but it does not fit the model: {len(wrong)} tensors are "
-            f"missing, unknown or of another shape, such as {wrong[0]}"
+def _published_weights(name: str, weights: str) -> StateDict:
+    """Weights by the name that torchvision gives them, or timm's for a network."""
+    if name.startswith(TIMM):
+        if weights != PRETRAINED:
+            raise ConfigError(
+                f"weights is {weights!r}, but for {name} it is a file or {PRETRAINED!r}"
+            )
+        own_name = name.removeprefix(TIMM)
+        return downloaded(
+            weights, lambda: timm_networks.timm_network(own_name, pretrained=True).state_dict()
         )
-    kept = {key: value for key, value in own.items() if key.startswith(HEAD)}
-    model.network.load_state_dict({key: state[key] for key in wanted} | kept)
-
-
-def set_trainable(model: Classifier, trainable: str) -> None:
-    """Freeze all layers but the last (``"head"``), or none (``"all"``), and set their modes.
-
-    Frozen layers are in eval mode: BatchNorm then uses and keeps its running statistics, so that
-    the features stay what they were.
-    """
-    model.train()
-    model.network.requires_grad_(trainable == "all")
-    model.head.requires_grad_(True)  # noqa: FBT003 - torch's signature
-    if trainable == "head":
-        model.network.eval()
-
-
-def parameter_groups(
-    model: Classifier, weight_decay: float, backbone_rate: float
-) -> list[dict[str, Any]]:
-    """Groups for AdamW, each with ``rate``: its share of the head's learning rate.
-
-    Args:
-        model: parameters that are frozen at this moment are left out.
-        weight_decay: for weights; biases and BatchNorm get none.
-        backbone_rate: rate of all layers but the last as a share of the last's.
-    """
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.network.named_parameters():
-        if parameter.requires_grad:
-            kind = (name.startswith(HEAD), parameter.ndim > 1)
-            groups.setdefault(kind, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "rate": 1.0 if is_head else backbone_rate,
-            "weight_decay": weight_decay if is_weight else 0.0,
-        }
-        for (is_head, is_weight), parameters in groups.items()
-    ]
+    known = _torchvision_models().get_model_weights(name)
+    names = [PRETRAINED, *known.__members__]
+    if weights not in names:
+        raise ConfigError(
+            f"weights is {weights!r}, but for {name} it is a path or url of a file, or one of "
+            f"{', '.join(names)}"
+        )
+    chosen = known.DEFAULT if weights == PRETRAINED else known[weights]
+    return downloaded(weights, lambda: dict(chosen.get_state_dict(progress=False, check_hash=True)))
 
 
 def predict(

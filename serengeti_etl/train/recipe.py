@@ -5,13 +5,20 @@ A recipe file (``pipelines/train_*.py``) says ``recipe = Recipe(...)``; never wh
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from serengeti_etl.errors import require
+from serengeti_etl.load.augment import Augment
 
 MODELS = ("resnet18", "resnet34", "resnet50")
 """Networks of torchvision that can be trained."""
+
+TIMM = "timm:"
+"""Marks the names of timm's networks, such as ``timm:convnext_tiny.in12k``."""
+
+TRAINABLE = ("head", "layer4", "all")
+LOSS_NAMES = ("bce", "focal", "asl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,43 +28,93 @@ class Stage:
     Attributes:
         name: such as ``head``; shown in metrics and messages.
         epochs: passes over the training split.
+        num_samples: images after which the stage ends instead, be it in the middle of an epoch;
+            of millions of images a head needs few. None for whole epochs.
         image_size: height and width of the images in px; photographs are stretched to it.
-        batch_size: images per step.
+        batch_size: images per step, over all ranks together.
         learning_rate: highest rate of the head, per step of AdamW.
-        trainable: ``"head"`` tunes the last layer on frozen features; BatchNorm then stays in eval
-            mode, so that its running statistics are frozen too. ``"all"`` tunes every layer.
-        backbone_rate: rate of all other layers as a share of the head's, above 0, at most 1.
-        augment: light random crops and flips.
+        trainable: ``head`` tunes the last layer on frozen features, ``layer4`` the last block of
+            the network too, ``all`` every layer. BatchNorm of frozen layers stays in eval mode, so
+            that its running statistics are frozen too.
+        backbone_rate: rate of the first layers as a share of the head's, above 0, at most 1; it
+            rises evenly in between. What is learned early in a network holds for other pictures.
+        augment: crops, flips and light drawn for each image; None for whole photographs.
+        mixup: strength of blending pairs of images, Beta(mixup, mixup); 0 for none.
     """
 
     name: str
-    epochs: int
+    epochs: int = 1
+    num_samples: int | None = None
     image_size: tuple[int, int] = (288, 384)
     batch_size: int = 256
     learning_rate: float = 1e-3
-    trainable: Literal["head", "all"] = "all"
-    backbone_rate: float = 0.1
-    augment: bool = True
+    trainable: Literal["head", "layer4", "all"] = "all"
+    backbone_rate: float = 0.01
+    augment: Augment | None = field(default_factory=Augment)
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"of stage {self.name!r}"
         require(self.epochs > 0, f"epochs {where}", self.epochs, "positive")
+        enough = self.num_samples is None or self.num_samples >= self.batch_size
+        require(enough, f"num_samples {where}", self.num_samples, "None, or at least batch_size")
         size = self.image_size
         large = len(size) == 2 and min(size) >= 32  # noqa: PLR2004 - a ResNet shrinks by 32
         require(large, f"image_size {where}", size, "(height, width), 32 px or more")
         require(self.batch_size > 1, f"batch_size {where}", self.batch_size, "2 or more")
         rate, share = self.learning_rate, self.backbone_rate
         require(rate > 0, f"learning_rate {where}", rate, "positive")
-        known = ("head", "all")
-        require(self.trainable in known, f"trainable {where}", self.trainable, f"one of {known}")
+        trained = self.trainable
+        require(trained in TRAINABLE, f"trainable {where}", trained, f"one of {TRAINABLE}")
         require(0 < share <= 1, f"backbone_rate {where}", share, "above 0, at most 1")
+        require(self.mixup >= 0, f"mixup {where}", self.mixup, "zero or positive")
+
+    def then(self, name: str, **changes: Any) -> "Stage":
+        """The stage after this one: the same but for its name and what is given.
+
+        Raises:
+            ConfigError: a change is of no attribute, or impossible.
+        """
+        known = [one.name for one in dataclasses.fields(self)]
+        for change in changes:
+            require(change in known, f"what changes in stage {name!r}", change, f"one of {known}")
+        return dataclasses.replace(self, name=name, **changes)
+
+    def num_steps(self, num_images: int) -> int:
+        """Steps of the whole stage.
+
+        Args:
+            num_images: of the training split.
+        """
+        if self.num_samples is not None:
+            return self.num_samples // self.batch_size
+        return self.epochs * (num_images // self.batch_size)
+
+    def num_epochs(self, num_images: int) -> int:
+        """Epochs that the stage begins; arguments as ``num_steps``."""
+        return -(-self.num_steps(num_images) // (num_images // self.batch_size))
 
 
-FINE_TUNING = (
-    Stage(name="head", epochs=1, trainable="head", learning_rate=2e-3),
-    Stage(name="all", epochs=3, trainable="all", learning_rate=1e-3),
+HEAD = Stage(
+    name="head",
+    num_samples=200_000,  # minutes on a GPU
+    image_size=(216, 288),
+    trainable="head",
+    learning_rate=2e-3,
 )
-"""Freeze, then unfreeze: the last layer on fixed features, then all layers at lower rates."""
+ALL = HEAD.then(
+    "all",
+    num_samples=None,
+    epochs=3,
+    image_size=(288, 384),
+    batch_size=128,
+    trainable="all",
+    learning_rate=1e-3,
+)
+LARGE = ALL.then("large", epochs=1, image_size=(384, 512), batch_size=64, learning_rate=3e-4)
+
+FINE_TUNING = (HEAD, ALL, LARGE)
+"""Freeze, unfreeze, enlarge: the last layer on fixed features, then all layers, then more px."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,29 +122,51 @@ class Recipe:
     """All that decides a model, together with the dataset.
 
     Attributes:
-        model: one of ``MODELS``.
-        weights: folder path or any fsspec url of a ``.pth`` state dict with torchvision's names,
-            such as ``resnet50-11ad3fa6.pth`` from torchvision; None starts from random weights.
-        stages: in order. From random weights, stages that tune only the head are left out: frozen
-            random features give it nothing to learn from.
-        seed: of the initial weights, the order of samples and the crops.
-        weight_decay: of AdamW, on all weights but biases and BatchNorm.
+        model: one of ``MODELS``, or ``timm:`` and a name that timm knows.
+        weights: path or url of a ``.pth`` or ``.safetensors`` with the network's own names, such as
+            torchvision's ``resnet50-11ad3fa6.pth``; or torchvision's name for its weights, such as
+            ``IMAGENET1K_V2``, or ``pretrained`` for the best that torchvision or timm have, which
+            are downloaded. None starts from random weights.
+        stages: in order. From random weights, stages that freeze layers are left out: frozen
+            random features give the others nothing to learn from.
+        seed: of the initial weights, the order of samples and all that is drawn.
+        weight_decay: of AdamW, on all weights but biases and norms.
         window: shards whose samples are mixed with each other.
+        loss: ``bce``, binary cross-entropy, which is the competition's score; ``focal`` and ``asl``
+            help rare categories, but give no calibrated probabilities.
+        empty_weight: how often a blank is seen against another image, above 0, at most 1;
+            predictions are put right for it. Epochs stay as long: blanks make room for animals.
+        average: share of the moving average of the weights that each step keeps, such as 0.9998;
+            the average is then what is scored and saved. None for the weights themselves.
+        max_gradient_norm: longer gradients are shortened to this; None leaves them.
+        sync_batch_norm: BatchNorm over all ranks' images, on GPUs only; otherwise each rank takes
+            the statistics of its own part of a batch, and the first rank's running ones are kept.
     """
 
-    model: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
+    model: str = "resnet50"
     weights: str | None = None
     stages: tuple[Stage, ...] = FINE_TUNING
     seed: int = 0
     weight_decay: float = 0.01
     window: int = 4
+    loss: Literal["bce", "focal", "asl"] = "bce"
+    empty_weight: float = 1.0
+    average: float | None = None
+    max_gradient_norm: float | None = None
+    sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        require(self.model in MODELS, "model", self.model, f"one of {MODELS}")
+        known = self.model in MODELS or (self.model.startswith(TIMM) and self.model != TIMM)
+        require(known, "model", self.model, f"one of {MODELS}, or {TIMM!r} and timm's name")
         require(bool(self.active_stages), "stages", self.stages, "one or more that tune all layers")
         require(self.seed >= 0, "seed", self.seed, "zero or positive")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or positive")
         require(self.window > 0, "window", self.window, "positive")
+        require(self.loss in LOSS_NAMES, "loss", self.loss, f"one of {LOSS_NAMES}")
+        weight, decay, norm = self.empty_weight, self.average, self.max_gradient_norm
+        require(0 < weight <= 1, "empty_weight", weight, "above 0, at most 1")
+        require(decay is None or 0 < decay < 1, "average", decay, "None, or between 0 and 1")
+        require(norm is None or norm > 0, "max_gradient_norm", norm, "None, or positive")
 
     @property
     def active_stages(self) -> tuple[Stage, ...]:
@@ -95,11 +174,6 @@ class Recipe:
         if self.weights is not None:
             return self.stages
         return tuple(stage for stage in self.stages if stage.trainable == "all")
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs of all stages that are run."""
-        return sum(stage.epochs for stage in self.active_stages)
 
     def settings(self) -> dict[str, Any]:
         """Everything as plain JSON values, as ``run.json`` keeps it."""

@@ -1,6 +1,6 @@
 """What goes into a run beside its recipe, what it tells meanwhile, and what comes out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,14 @@ class TrainSettings:
 
     Attributes:
         device: a torch device such as ``cuda:0``; ``auto`` takes a GPU if there is one.
+        accumulate: parts that each step is worked through in, one after the other: as many as
+            memory asks for. Each part has its own statistics in BatchNorm, as each rank's part has.
+        compile: let torch compile the network, which takes a minute or more first.
+        resize_on: ``device`` crops and resizes training images there, which halves the work of the
+            CPU; ``auto`` does so on a GPU.
         checkpoint_every: steps between checkpoints, beside those at the end of each epoch.
+        num_kept: checkpoints kept, beside the best weights.
+        scratch: local folder for copies of the checkpoints of a run in a bucket, written first.
         log_every: steps between records of the loss.
         num_threads: threads that decode; None means as many as the process may use cores.
         cache_folder: local folder for the shards of a bucket.
@@ -28,7 +35,12 @@ class TrainSettings:
     """
 
     device: str = "auto"
+    accumulate: int = 1
+    compile: bool = False
+    resize_on: Literal["auto", "cpu", "device"] = "auto"
     checkpoint_every: int = 500
+    num_kept: int = 2
+    scratch: str | None = None
     log_every: int = 20
     num_threads: int | None = None
     cache_folder: str = "~/.cache/serengeti-etl"
@@ -39,6 +51,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         every = self.checkpoint_every
         require(every > 0, "checkpoint_every", every, "positive")
+        require(self.accumulate > 0, "accumulate", self.accumulate, "positive")
+        require(self.num_kept > 0, "num_kept", self.num_kept, "positive")
+        places = ("auto", "cpu", "device")
+        require(self.resize_on in places, "resize_on", self.resize_on, f"one of {places}")
         require(self.log_every > 0, "log_every", self.log_every, "positive")
 
     @property
@@ -47,6 +63,13 @@ class TrainSettings:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
+
+    @property
+    def resizes_on(self) -> Literal["cpu", "device"]:
+        """Where training images are cropped and resized."""
+        if self.resize_on == "auto":
+            return "device" if self.torch_device.type == "cuda" else "cpu"
+        return self.resize_on
 
     def loader_settings(self, image_size: tuple[int, int], **more: Any) -> LoaderSettings:
         """Settings of a loader that works where this run does."""
@@ -69,7 +92,7 @@ class Event:
             ``data_wait``, the share of time spent waiting for batches. ``validated``: after every
             epoch; values ``score`` and ``class_means_score``. ``checkpoint``: one was written;
             ``damaged``: one could not be used; ``done``: ``model.pt`` is there. The last three
-            have a ``name``.
+            have a ``name``. ``warning``: before the first step; has a ``text``.
         stage: name of the stage.
         epoch: epochs done in all stages.
         num_epochs: epochs of all stages.
@@ -78,13 +101,36 @@ class Event:
         values: see ``kind``.
     """
 
-    kind: Literal["start", "resume", "step", "log", "validated", "checkpoint", "damaged", "done"]
+    kind: Literal[
+        "start",
+        "resume",
+        "warning",
+        "step",
+        "log",
+        "validated",
+        "checkpoint",
+        "damaged",
+        "done",
+    ]
     stage: str
     epoch: int
     num_epochs: int
     step: int
     num_steps: int
     values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watch:
+    """How a run and who started it hear of each other.
+
+    Attributes:
+        on_event: called in the thread of the first rank; what it raises ends the run at that point.
+        should_stop: asked between steps; true on any rank ends the run with a checkpoint.
+    """
+
+    on_event: Callable[[Event], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

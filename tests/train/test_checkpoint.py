@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from serengeti_etl.errors import ConfigError, RunError
 from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import ModelFile, load_latest, save_state
+from serengeti_etl.train.checkpoint import Checkpoints, ModelFile
 
 
 def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
     """Older states are removed, and the last is what is loaded."""
     run = Store(url=str(tmp_path))
-    assert load_latest(run, print) is None
+    assert Checkpoints(run).load(print) is None
     for step in (9, 10, 100):
-        save_state(run, step, {"step": step, "weights": torch.full((3,), float(step))})
+        Checkpoints(run).save(step, {"step": step, "weights": torch.full((3,), float(step))})
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000000010.pt", "step-000000100.pt"]
-    state = load_latest(run, print)
+    state = Checkpoints(run).load(print)
     assert state is not None
     assert state["step"] == 100
     assert state["weights"].tolist() == [100.0] * 3
@@ -30,7 +30,7 @@ def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
 def one_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """A state file and its bytes."""
     folder = tmp_path_factory.mktemp("run")
-    name = save_state(Store(url=str(folder)), 1, {"weights": torch.arange(5)})
+    name = Checkpoints(Store(url=str(folder))).save(1, {"weights": torch.arange(5)})
     return folder, (folder / name).read_bytes()
 
 
@@ -49,7 +49,7 @@ def test_a_state_cut_or_changed_anywhere_is_refused(
     (folder / "checkpoints" / "step-000000001.pt").write_bytes(damaged)
     reported: list[str] = []
     with pytest.raises(RunError, match="delete its folder"):
-        load_latest(Store(url=str(folder)), reported.append)
+        Checkpoints(Store(url=str(folder))).load(reported.append)
     assert reported == ["checkpoints/step-000000001.pt"]
 
 
@@ -73,3 +73,58 @@ def test_a_model_is_a_plain_torch_file(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:-100])
     with pytest.raises(ConfigError, match="is damaged"):
         ModelFile.read(run)
+
+
+def states_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoints/step-*"))
+
+
+def test_a_state_nearby_outlives_a_bucket_that_is_away(tmp_path: Path) -> None:
+    """A state that could not travel is there nearby, and is what the run goes on from."""
+    run, near = Store(url=str(tmp_path / "run")), Store(url=str(tmp_path / "near"))
+    checkpoints = Checkpoints(run, near, num_kept=2)
+    checkpoints.save(1, {"step": 1})
+
+    def away() -> None:
+        raise OSError("the store is away")
+
+    with pytest.raises(OSError, match="away"):
+        checkpoints.save(2, {"step": 2}, before=away)
+    assert states_in(tmp_path / "run") == ["step-000000001.pt"]
+    assert states_in(tmp_path / "near") == ["step-000000001.pt", "step-000000002.pt"]
+    assert checkpoints.load(print) == {"step": 2}
+    assert Checkpoints(run).load(print) == {"step": 1}
+
+
+@pytest.mark.parametrize("damaged", ["run", "near"])
+def test_of_two_copies_the_whole_one_counts(tmp_path: Path, damaged: str) -> None:
+    """With one copy cut, the other one of the same step is used; with both, the state before."""
+    run, near = Store(url=str(tmp_path / "run")), Store(url=str(tmp_path / "near"))
+    checkpoints = Checkpoints(run, near)
+    for step in (1, 2):
+        checkpoints.save(step, {"step": step})
+    (tmp_path / damaged / "checkpoints" / "step-000000002.pt").write_bytes(b"cut")
+    reported: list[str] = []
+    assert checkpoints.load(reported.append) == {"step": 2}
+    other = {"run": "near", "near": "run"}[damaged]
+    (tmp_path / other / "checkpoints" / "step-000000002.pt").write_bytes(b"cut")
+    assert checkpoints.load(reported.append) == {"step": 1}
+
+
+def test_as_many_states_are_kept_as_were_asked_for(tmp_path: Path) -> None:
+    """Of five states three stay, here and nearby."""
+    run, near = Store(url=str(tmp_path / "run")), Store(url=str(tmp_path / "near"))
+    for step in range(5):
+        Checkpoints(run, near, num_kept=3).save(step, {"step": step})
+    kept = [f"step-00000000{step}.pt" for step in (2, 3, 4)]
+    assert states_in(tmp_path / "run") == states_in(tmp_path / "near") == kept
+
+
+def test_nothing_in_a_state_is_executed(tmp_path: Path) -> None:
+    """A state with a function in it, though its checksum fits, is refused and not run."""
+    run = Store(url=str(tmp_path))
+    Checkpoints(run).save(1, {"harmless": print})
+    reported: list[str] = []
+    with pytest.raises(RunError, match="are damaged"):
+        Checkpoints(run).load(reported.append)
+    assert reported == ["checkpoints/step-000000001.pt"]

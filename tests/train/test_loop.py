@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from serengeti_etl.errors import ConfigError, RunError
+from serengeti_etl.errors import ConfigError, Incomplete, RunError
+from serengeti_etl.load.augment import Augment
 from serengeti_etl.storage import Store
 from serengeti_etl.train import loop
-from serengeti_etl.train.checkpoint import ModelFile
+from serengeti_etl.train.checkpoint import Checkpoints, ModelFile
 from serengeti_etl.train.loop import train
 from serengeti_etl.train.recipe import Recipe, Stage
 from serengeti_etl.train.settings import Event, TrainSettings
@@ -157,6 +159,178 @@ train({dataset!r}, {str(tmp_path)!r}, tiny.RECIPE, settings=SETTINGS, on_event=t
     assert_same_run(tmp_path, undisturbed)
 
 
+FULL = Recipe(
+    model="resnet18",
+    stages=(
+        Stage(
+            name="part",
+            num_samples=42,
+            image_size=(32, 32),
+            batch_size=4,
+            learning_rate=0.02,
+            mixup=0.4,
+            augment=Augment(min_area=0.5, brightness=0.3),
+        ),
+        Stage(name="layer4", image_size=(32, 40), batch_size=6, mixup=1.0, trainable="layer4"),
+        Stage(name="all", epochs=2, image_size=(32, 32), batch_size=4),
+    ),
+    weights="given",
+    average=0.8,
+    max_gradient_norm=0.05,
+    empty_weight=0.5,
+    loss="focal",
+)
+"""All that can be switched on; 10, 4 and 12 steps, the first stage ending in its second epoch."""
+
+IN_PARTS = TrainSettings(
+    checkpoint_every=3, log_every=4, num_threads=1, device="cpu", accumulate=2, resize_on="device"
+)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """That recipe, with weights."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.manual_seed(0)
+    torch.save(tiny.TinyNetwork().state_dict(), path)
+    return replace(FULL, weights=str(path))
+
+
+@pytest.fixture(scope="module")
+def full_undisturbed(dataset: str, full: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of it that nobody stopped."""
+    run = tmp_path_factory.mktemp("full")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install(patch)
+        train(dataset, str(run), full, settings=IN_PARTS)
+    return run
+
+
+@pytest.mark.parametrize("step", [2, 5, 6, 8, 10, 13, 14, 17, 25])
+def test_a_stopped_run_with_all_options_ends_with_identical_weights(
+    dataset: str, full: Recipe, full_undisturbed: Path, tmp_path: Path, step: int
+) -> None:
+    """Averaged weights, parts of steps, MixUp, clipping and thinning: the same, bit for bit."""
+    with pytest.raises(Stop):
+        train(dataset, str(tmp_path), full, settings=IN_PARTS, on_event=stop_at(step))
+    torch.rand(3)  # what else is drawn in the process does not matter
+    train(dataset, str(tmp_path), full, settings=IN_PARTS)
+    assert model_of(tmp_path).step == 26
+    assert_same_run(tmp_path, full_undisturbed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_gradient_norm": 1e-3},
+        {"empty_weight": 0.2},
+        {"loss": "focal"},
+        {"stages": tuple(replace(stage, mixup=1.0) for stage in tiny.RECIPE.stages)},
+        {"stages": tuple(replace(stage, augment=None) for stage in tiny.RECIPE.stages)},
+    ],
+    ids=["clipping", "thinning", "loss", "mixup", "augment"],
+)
+def test_every_option_changes_what_is_learned(
+    dataset: str, undisturbed: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Each option of a recipe gives other weights than the same recipe without it."""
+    recipe = replace(tiny.RECIPE, **changes)
+    train(dataset, str(tmp_path), recipe, settings=SETTINGS)
+    left, right = model_of(tmp_path).state_dict, model_of(undisturbed).state_dict
+    assert not torch.equal(left["conv1.weight"], right["conv1.weight"])
+
+
+def test_stages_of_samples_end_within_an_epoch(full_undisturbed: Path) -> None:
+    """A stage of 42 images takes ten steps of four, six of one epoch and four of the next."""
+    records = records_of(full_undisturbed)
+    assert [(r["step"], r["stage"]) for r in records if r["kind"] == "val"] == [
+        (6, "part"),
+        (10, "part"),
+        (14, "layer4"),
+        (20, "all"),
+        (26, "all"),
+    ]
+
+
+@pytest.mark.parametrize("call", [1, 5, 6, 7, 8, 9, 10, 24, 26])
+def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on(
+    dataset: str, undisturbed: Path, tmp_path: Path, call: int
+) -> None:
+    """Asked after a step or within a validation: a checkpoint of that step, and the same end."""
+    calls = iter(range(1, 1000))
+    events: list[Event] = []
+
+    def should_stop() -> bool:
+        return next(calls) == call
+
+    with pytest.raises(Incomplete, match="stopped at step"):
+        train(
+            dataset,
+            str(tmp_path),
+            tiny.RECIPE,
+            settings=SETTINGS,
+            on_event=events.append,
+            should_stop=should_stop,
+        )
+    assert events[-1].kind == "checkpoint"
+    assert events[-1].step == max(event.step for event in events)
+    resumed: list[Event] = []
+    train(dataset, str(tmp_path), tiny.RECIPE, settings=SETTINGS, on_event=resumed.append)
+    assert (resumed[0].kind, resumed[0].step) == ("resume", events[-1].step)
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_the_average_is_what_is_saved_and_scored(dataset: str, tmp_path: Path) -> None:
+    """With an average of weights, model.pt holds it, and it is not the last step's weights."""
+    recipe = replace(tiny.RECIPE, average=0.9)
+    result = train(dataset, str(tmp_path / "average"), recipe, settings=SETTINGS)
+    plain = train(dataset, str(tmp_path / "plain"), tiny.RECIPE, settings=SETTINGS)
+    assert result.score != plain.score
+    average, last = model_of(tmp_path / "average"), model_of(tmp_path / "plain")
+    assert not torch.equal(average.state_dict["conv1.weight"], last.state_dict["conv1.weight"])
+    state = Checkpoints(Store(url=str(tmp_path / "average"))).load(print)
+    assert state is not None
+    assert torch.equal(state["model"]["conv1.weight"], last.state_dict["conv1.weight"])
+    saved = state["average"]["weights"]["conv1.weight"]
+    assert torch.equal(saved, average.state_dict["conv1.weight"])
+
+
+def test_a_step_in_parts_is_the_step_as_a_whole(dataset: str, tmp_path: Path) -> None:
+    """Without BatchNorm in training, gradients of parts add up to those of the whole batch."""
+    path = tmp_path / "tiny.pth"
+    torch.save(tiny.TinyNetwork().state_dict(), path)
+    head = Stage(name="head", image_size=(32, 32), batch_size=6, trainable="head")
+    recipe = Recipe(model="resnet18", weights=str(path), stages=(head,))
+    for accumulate in (1, 3):
+        settings = replace(SETTINGS, accumulate=accumulate)
+        train(dataset, str(tmp_path / str(accumulate)), recipe, settings=settings)
+    whole, parts = model_of(tmp_path / "1").state_dict, model_of(tmp_path / "3").state_dict
+    assert torch.allclose(whole["fc.weight"], parts["fc.weight"], rtol=1e-4, atol=1e-6)
+    assert records_of(tmp_path / "1")[0]["loss"] == pytest.approx(
+        records_of(tmp_path / "3")[0]["loss"], rel=1e-5
+    )
+
+
+def test_other_losses_warn_of_their_price(dataset: str, tmp_path: Path) -> None:
+    """A loss that breaks calibration is said so before the first step; the default says nothing."""
+    for num_warnings, recipe in enumerate((tiny.RECIPE, replace(tiny.RECIPE, loss="asl"))):
+        events: list[Event] = []
+        train(
+            dataset, str(tmp_path / recipe.loss), recipe, settings=SETTINGS, on_event=events.append
+        )
+        texts = [event.values["text"] for event in events if event.kind == "warning"]
+        assert len(texts) == num_warnings
+        assert all("no probabilities" in text for text in texts)
+
+
+def test_the_model_file_tells_how_common_the_classes_are(full_undisturbed: Path) -> None:
+    """Class means of all training images, and how much rarer blanks were made."""
+    file = model_of(full_undisturbed)
+    assert file.empty_weight == 0.5
+    assert len(file.class_means) == 3
+    assert file.class_means[0] == pytest.approx((10 + 0.5) / 28)
+
+
 def test_another_number_of_threads_gives_the_same_weights(
     dataset: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -234,7 +408,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         loss = binary_cross_entropy_with_logits(logits_BC, targets_BC)
         return loss * (float("nan") if next(steps) == 6 else 1.0)
 
-    monkeypatch.setattr(loop, "binary_cross_entropy_with_logits", spoiled)
+    monkeypatch.setattr(loop, "LOSSES", {"bce": spoiled})
     with pytest.raises(RunError, match=r"step 8 .*checkpoints/step-000000006\.pt"):
         train(dataset, str(tmp_path), tiny.RECIPE, settings=SETTINGS)
     names = [path.name for path in (tmp_path / "checkpoints").glob("step-*")]

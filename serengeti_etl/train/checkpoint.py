@@ -17,7 +17,7 @@ import io
 import pickle
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class ModelFile:
         state_dict: weights with torchvision's names.
         plan_hash: of the dataset that it was trained on.
         step: steps that it was trained for.
+        resize: how its photographs were made smaller, as ``ResizeSettings.deciding`` has it; a new
+            photograph must be prepared in the same way.
+        class_means: share of the training sequences that show each category.
+        versions: libraries that made its dataset's JPEGs.
+        data: name, licence and citation of its dataset.
     """
 
     model: str
@@ -67,6 +72,10 @@ class ModelFile:
     state_dict: dict[str, torch.Tensor]
     plan_hash: str
     step: int
+    resize: dict[str, Any] = field(default_factory=dict)
+    class_means: tuple[float, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
     def write(self, run: Store, name: str = MODEL_FILE) -> None:
         """Write as a plain torch file: ``torch.load(..., weights_only=True)`` reads it."""

@@ -341,6 +341,7 @@ class _Trainer:
     def _model_file(self) -> ModelFile:
         number = min(self._place.stage, len(self._stages) - 1)
         weights = self._model.network.state_dict()
+        info = self._dataset.info
         return ModelFile(
             model=self._recipe.model,
             classes=self._dataset.classes,
@@ -348,6 +349,13 @@ class _Trainer:
             state_dict={name: tensor.cpu() for name, tensor in weights.items()},
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
+            resize=dict(info.settings.get("resize", {})),
+            class_means=tuple(self._sequence_means_C.tolist()),
+            versions=dict(info.versions),
+            data={
+                "name": info.name,
+                **{key: str(info.settings.get(key, "")) for key in ("licence", "citation")},
+            },
         )
 
     def _zero(self) -> torch.Tensor:

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serengeti_etl.storage import Store
+if TYPE_CHECKING:
+    from serengeti_etl.storage import (
+        Store,
+    )  # a submission scores nothing and takes no storage along
 
 Float64 = NDArray[np.float64]
 
@@ -134,7 +137,7 @@ class MetricsFile:
         run: folder or bucket prefix of the run.
     """
 
-    def __init__(self, run: Store) -> None:
+    def __init__(self, run: "Store") -> None:
         self._run = run
         self.records: list[dict[str, Any]] = []
 

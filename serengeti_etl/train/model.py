@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import read_tensors
 from serengeti_etl.train.metrics import Float64, Predictions
 
 if TYPE_CHECKING:
@@ -95,6 +93,10 @@ def read_weights(url: str) -> dict[str, Tensor]:
     Raises:
         ConfigError: there is no such file, or it is no state dict.
     """
+    # Here, for a submission takes this module along, and no storage.
+    from serengeti_etl.storage import Store
+    from serengeti_etl.train.checkpoint import read_tensors
+
     folder, _, name = url.rpartition("/")
     try:
         content = Store(url=folder or ("/" if url.startswith("/") else ".")).read(name)

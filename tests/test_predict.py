@@ -255,9 +255,7 @@ def test_the_command_counts_failures(run: str, season: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "serengeti_etl", "predict", run, "--device", "cpu"]
     command += ["--photographs", str(season / "images"), "--output", str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    shown = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert shown.returncode == 2, shown.stderr
     assert "truncated" in shown.stdout
     with output.open() as file:

@@ -4,9 +4,10 @@ import csv
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,6 +36,7 @@ from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.metrics import Predictions, aggregate_sequences
 from serengeti_etl.train.model import predict
+from tests.hosts import wait_for
 from tests.model_factory import write_model
 
 CPU = torch.device("cpu")
@@ -207,6 +209,36 @@ def test_an_outage_is_no_bad_photograph(
     with pytest.raises(ConnectionResetError):
         predict_photographs(run, Source(url=str(names)), settings)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_from_bucket_to_bucket_is_the_same(
+    run: str, season: Path, tmp_path: Path, make_bucket: Callable[[str], str]
+) -> None:
+    """Photographs of a bucket prefix, predicted into a bucket: the bytes of the local table."""
+    bucket = Store(url=make_bucket("predict"))
+    paths = sorted((season / "images").rglob("*.JPG"))[:6]
+    for path in paths:
+        for place in (bucket, Store(url=str(tmp_path))):
+            place.write(f"new/{path.name}", path.read_bytes())
+    for url in (bucket.url, str(tmp_path)):
+        settings = PredictSettings(output=f"{url}/images.csv", device="cpu")
+        predict_photographs(run, Source(url=f"{url}/new"), settings)
+    content = bucket.read("images.csv")
+    assert content == (tmp_path / "images.csv").read_bytes()
+    assert len(content.splitlines()) == len(paths) + 1
+
+
+def test_a_killed_prediction_leaves_no_half_table(run: str, season: Path, tmp_path: Path) -> None:
+    """After SIGKILL there is nothing under the final names."""
+    command = [sys.executable, "-m", "serengeti_etl", "predict", run, "--device", "cpu"]
+    command += ["--photographs", str(season / "images"), "--output", f"{tmp_path}/images.csv"]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        wait_for(lambda: any(tmp_path.glob(".images.csv.*")), "the first bytes", seconds=120)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "images.csv").exists()
 
 
 def test_no_more_than_two_batches_are_held() -> None:

@@ -167,6 +167,7 @@ def test_camtrap_dp_has_observations_by_machine(tmp_path: Path) -> None:
         ("3", "unclassified", "", ""),
     ]
     assert [row["classificationProbability"] for row in rows][:4] == ["0.7", "0.9999", "0.9", "0.6"]
+    assert [row["observationTags"] for row in rows] == [""] * 5
     assert rows[0]["eventStart"] == "2015-01-01T12:00:00+03:00"
     found = read_file(tmp_path, "datapackage.json")
     labels = {row["file_name"]: row["labels"] for row in found.images}

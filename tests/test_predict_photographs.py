@@ -117,3 +117,20 @@ def test_times_are_those_of_the_camera(shared_data: Path) -> None:
     assert exif_time(b"") is None
     assert exif_time(b"\xff\xd8Exif\0\0II*\0\xff\xff\xff\xff") is None
     assert exif_time(b"\xff\xd8Exif\0\0XX") is None
+
+
+def test_the_time_of_exposure_is_taken_not_that_of_a_scan(tmp_path: Path) -> None:
+    """Exif has several times; without the original one there is none."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0132] = "2020:01:01 00:00:00"
+    details = exif.get_ifd(0x8769)
+    details[0x9004] = "2019:01:01 00:00:00"
+    picture = Image.new("RGB", (32, 32))
+    picture.save(tmp_path / "scan.jpg", exif=exif)
+    assert exif_time((tmp_path / "scan.jpg").read_bytes()) is None
+    details[0x9003] = "2015:07:09 21:00:59"
+    picture.save(tmp_path / "camera.jpg", exif=exif)
+    found = exif_time((tmp_path / "camera.jpg").read_bytes())
+    assert found == dt.datetime.fromisoformat("2015-07-09 21:00:59")

@@ -53,8 +53,14 @@ class _Parts:
             seen = _seen(row, self._classes)
             images.append(self._image(key, row, [name for name, _ in seen]))
             annotations += [
-                {"image_id": key, "seq_id": row.seq_id, "category": name, "probability": p}
-                | {"is_of_sequence": False}
+                {
+                    "annotation_id": f"{key}#{name}",
+                    "image_id": key,
+                    "seq_id": row.seq_id,
+                    "category": name,
+                    "is_of_sequence": False,
+                    "probability": p,
+                }
                 for name, p in seen
             ]
         self.images.append(pa.RecordBatch.from_pylist(images, CATALOG_SCHEMA))

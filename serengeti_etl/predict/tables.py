@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 
 from serengeti_etl.storage import AppendedFile, Store
 
+_PLAIN = pacsv.WriteOptions(quoting_style="needed")
+
 Append = Callable[[pa.Table], object]
 
 
@@ -22,7 +24,7 @@ def csv_output(store: Store, name: str, schema: pa.Schema) -> Iterator[Append]:
     with (
         store.create(name) as append,
         AppendedFile(append) as file,
-        pacsv.CSVWriter(file, schema) as writer,
+        pacsv.CSVWriter(file, schema, write_options=_PLAIN) as writer,
     ):
         yield writer.write_table
 

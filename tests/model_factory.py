@@ -26,7 +26,7 @@ def write_model(run: Path, classes: tuple[str, ...], resize: ResizeSettings) -> 
         plan_hash="0" * 64,
         step=5,
         resize=resize.deciding(),
-        class_means=tuple(0.01 * (at + 1) for at in range(len(classes))),
+        sequence_means=tuple(0.01 * (at + 1) for at in range(len(classes))),
         versions={"encoder": encoder_version()},
         data={"name": "drawn", "licence": "CC0-1.0", "citation": ""},
     ).write(Store(url=str(run)))

@@ -90,7 +90,7 @@ def test_config_and_card_say_what_others_need(folder: Path) -> None:
     assert config["classes"] == list(CLASSES)
     assert config["image_size"] == [48, 64]
     assert (config["resize"]["size"], config["resize"]["quality"]) == ("96", 71)
-    assert config["normalisation"]["mean"] == [0.485, 0.456, 0.406]
+    assert config["normalisation"]["mean"] == pytest.approx([123.675, 116.28, 103.53])
     assert "libvips" in config["versions"]["encoder"]
     assert json.loads((folder / "metrics.json").read_text()) == SCORES
     card = (folder / "README.md").read_text()

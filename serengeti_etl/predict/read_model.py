@@ -45,7 +45,7 @@ def config_of(file: ModelFile, where: str) -> ModelConfig:
         classes=tuple(file.classes),
         image_size=(file.image_size[0], file.image_size[1]),
         resize=resize_settings(file.resize, where),
-        class_means=tuple(file.class_means),
+        sequence_means=tuple(file.sequence_means),
         versions=file.versions,
         data=file.data,
         plan_hash=file.plan_hash,

@@ -15,13 +15,7 @@ from serengeti_etl.errors import ConfigError
 from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.decode import UInt8
 from serengeti_etl.train.metrics import Float64
-from serengeti_etl.train.model import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Classifier,
-    mixed_precision,
-    to_device,
-)
+from serengeti_etl.train.model import Classifier, mixed_precision, to_device
 
 CONFIG_FILE = "config.json"
 FORMAT = "serengeti-model/1"
@@ -36,7 +30,7 @@ class ModelConfig:
         classes: categories in the order of the outputs.
         image_size: height and width in px of what the network gets.
         resize: how a photograph becomes the JPEG that is decoded to that size.
-        class_means: share of the training sequences that show each category; () if not known.
+        sequence_means: share of the training sequences that show each category; () if unknown.
         versions: libraries that made the JPEGs that it was trained on.
         data: name, licence and citation of what it was trained on.
         plan_hash: of that dataset.
@@ -47,7 +41,7 @@ class ModelConfig:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     resize: ResizeSettings
-    class_means: tuple[float, ...] = ()
+    sequence_means: tuple[float, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     plan_hash: str = ""
@@ -70,10 +64,8 @@ class ModelConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the normalisation for those who load the weights by themselves."""
-        normalisation = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "scale": 255}
-        value = dataclasses.asdict(self) | {"normalisation": normalisation, "format": FORMAT}
-        return value | {"resize": self.resize.deciding()}
+        """Plain values; ``from_json`` reads them back."""
+        return dataclasses.asdict(self) | {"resize": self.resize.deciding(), "format": FORMAT}
 
     @staticmethod
     def from_json(value: Any, where: str) -> "ModelConfig":
@@ -91,7 +83,7 @@ class ModelConfig:
         names = {one.name for one in dataclasses.fields(ModelConfig)}
         known = {name: value[name] for name in names & value.keys()}
         try:
-            for name in ("classes", "image_size", "class_means"):
+            for name in ("classes", "image_size", "sequence_means"):
                 known[name] = tuple(known[name])
             return ModelConfig(**known | {"resize": resize_settings(known["resize"], where)})
         except (KeyError, TypeError) as error:
@@ -147,6 +139,14 @@ class ServedModel:
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(f"the weights are not those of {config.model}: {reason}") from error
         return ServedModel(config=config, network=network.to(device).eval())
+
+    def normalisation(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of red, green and blue, on a scale of 0 to 255.
+
+        For those who load the weights by themselves: the network subtracts and divides.
+        """
+        both = {"mean": self.network.mean_1C11, "std": self.network.std_1C11}
+        return {name: value.flatten().tolist() for name, value in both.items()}
 
     def probabilities(self, images_BHWC: UInt8) -> Float64:
         """Probability of each category for each image, (B, num_classes) float64.

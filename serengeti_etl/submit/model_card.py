@@ -16,7 +16,7 @@ of {num_classes} categories, which need not add up to one (several may be in a p
 | file | holds |
 |---|---|
 | `config.json` | categories in order, image size, settings of the resize, normalisation |
-| `model.safetensors` | weights, with torchvision's names |
+| `model.safetensors` | weights, with the network's own names |
 | `model.pt2` | the whole network by `torch.export`, normalisation included |
 | `metrics.json` | how it did, where it was evaluated |
 

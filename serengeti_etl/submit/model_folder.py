@@ -55,7 +55,8 @@ def write_model_folder(model_url: str, output: str, *, with_onnx: bool = False) 
             store.write_json(name, metrics)
         else:
             store.write(name, content)
-    store.write_json(CONFIG_FILE, model.config.to_json())
+    normalisation = {"normalisation": model.normalisation()}
+    store.write_json(CONFIG_FILE, model.config.to_json() | normalisation)
     return (*files, CONFIG_FILE)
 
 

@@ -66,7 +66,7 @@ def write_submission(model_url: str, output: str) -> Mapping[str, int]:
 
 
 def _check(config: ModelConfig, url: str) -> None:
-    if len(config.class_means) != len(config.classes):
+    if len(config.sequence_means) != len(config.classes):
         raise ConfigError(
             f"the model of {url} has no class means, which sequences without photographs get: "
             "train it again with this version"

@@ -61,7 +61,7 @@ class ModelFile:
         step: steps that it was trained for.
         resize: how its photographs were made smaller, as ``ResizeSettings.deciding`` has it; a new
             photograph must be prepared in the same way.
-        class_means: share of the training sequences that show each category.
+        sequence_means: share of the training sequences that show each category, in order.
         versions: libraries that made its dataset's JPEGs.
         data: name, licence and citation of its dataset.
     """
@@ -73,7 +73,7 @@ class ModelFile:
     plan_hash: str
     step: int
     resize: dict[str, Any] = field(default_factory=dict)
-    class_means: tuple[float, ...] = ()
+    sequence_means: tuple[float, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 

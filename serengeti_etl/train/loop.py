@@ -350,7 +350,7 @@ class _Trainer:
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
             resize=dict(info.settings.get("resize", {})),
-            class_means=tuple(self._sequence_means_C.tolist()),
+            sequence_means=tuple(self._sequence_means_C.tolist()),
             versions=dict(info.versions),
             data={
                 "name": info.name,

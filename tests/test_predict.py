@@ -20,11 +20,13 @@ import torch
 
 from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.config import ResizeSettings, SeasonPipeline
-from serengeti_etl.convert.resize import ResizedImage, resize_jpeg
+from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_jpeg
 from serengeti_etl.convert.season import convert_season
 from serengeti_etl.dataset.index import Dataset, open_dataset
 from serengeti_etl.errors import ConfigError, ImageError
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
+from serengeti_etl.load.read_table import read_images
+from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.predict import run as run_module
 from serengeti_etl.predict import scores
 from serengeti_etl.predict.photographs import Source
@@ -34,10 +36,14 @@ from serengeti_etl.predict.scores import Content, predict_contents
 from serengeti_etl.predict.served import ModelConfig, ServedModel
 from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import ModelFile
-from serengeti_etl.train.metrics import Predictions, aggregate_sequences
+from serengeti_etl.train.loop import train
+from serengeti_etl.train.metrics import Predictions, aggregate_sequences, class_means
 from serengeti_etl.train.model import predict
+from serengeti_etl.train.recipe import Recipe, Stage
+from serengeti_etl.train.settings import TrainSettings
 from tests.hosts import wait_for
 from tests.model_factory import write_model
+from tests.train import tiny
 
 CPU = torch.device("cpu")
 
@@ -260,6 +266,35 @@ def test_no_more_than_two_batches_are_held() -> None:
         assert outcome.message == str(number)
         assert num_asked - number <= 2 * 4
     assert number == 99
+
+
+def test_a_training_leaves_all_that_prediction_needs(
+    dataset: Dataset,
+    pipeline: SeasonPipeline,
+    season: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The settings of the resize, the means of sequences and the versions travel with the model."""
+    tiny.install(monkeypatch)
+    stage = Stage(name="all", epochs=1, image_size=(32, 40), batch_size=8)
+    settings = TrainSettings(device="cpu", num_threads=1)
+    train(
+        dataset.store.url,
+        str(tmp_path / "run"),
+        Recipe(model="resnet18", stages=(stage,)),
+        settings=settings,
+    )
+    config = read_model(str(tmp_path / "run"), CPU).config
+    assert config.resize == pipeline.resize
+    assert config.versions["encoder"] == encoder_version()
+    assert config.data["name"] == "drawn"
+    images = read_images([dataset], "train", EVERYTHING).images
+    assert config.sequence_means == tuple(class_means(*images.sequence_counts()))
+    for name in ("run", "run/checkpoints/best.pt"):
+        settings_of = PredictSettings(output=f"{tmp_path}/images.csv", device="cpu")
+        source = Source(url=str(season / "images"))
+        assert predict_photographs(f"{tmp_path}/{name}", source, settings_of).num_done > 30
 
 
 def test_a_model_that_does_not_know_its_resize_is_refused(run: str, tmp_path: Path) -> None:

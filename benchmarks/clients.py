@@ -29,8 +29,8 @@ import s3fs
 from obstore.fsspec import FsspecStore
 from obstore.store import S3Store
 
-from benchmarks.convert import print_table, text
 from benchmarks.peer_runs import facts
+from benchmarks.report import print_table, text
 from serengeti_etl.convert.fetch import MAX_IN_FLIGHT
 from serengeti_etl.storage import Store
 from tests.relay import relay

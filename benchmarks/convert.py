@@ -20,14 +20,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.far_store import BUCKET, LATENCY_SECONDS, relayed, server, upload, variables
 from benchmarks.peer_input import prepare
 from benchmarks.peer_runs import (
     OWN,
@@ -39,11 +39,11 @@ from benchmarks.peer_runs import (
     make_venv,
     run_rounds,
 )
+from benchmarks.report import print_table, text
 
 SIZE = 512
 CORES = os.cpu_count() or 1
 SHARDS_PER_CORE = 8
-LATENCY_SECONDS = 0.05
 VIPS = "vipsthumbnail + tar" if shutil.which("vipsthumbnail") else "pyvips thumbnail + tarfile"
 TITLES = {
     "floor": "floor: libjpeg-turbo 1/n, in memory",
@@ -100,24 +100,6 @@ class Bench:
     def run(self, contestants: Sequence[Contestant], judge: str | None = None) -> list[Row]:
         """All rounds."""
         return run_rounds(contestants, self.given.rounds, self.scratch, judge)
-
-
-def text(spread: dict[str, float], scale: float = 1.0, digits: int = 1) -> str:
-    """Median (least–most)."""
-    middle, low, high = (spread[key] * scale for key in ("median", "min", "max"))
-    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
-def print_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """As Markdown, in columns."""
-    print()
-    cells = [list(head), *([*line, *[""] * (len(head) - len(line))] for line in lines)]
-    widths = [max(len(line[at]) for line in cells) for at in range(len(head))]
-    cells.insert(1, ["-" * width for width in widths])
-    for line in cells:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print(f"| {' | '.join(padded)} |")
-    print()
 
 
 # --- Everyone -------------------------------------------------------------------------------------
@@ -205,53 +187,17 @@ def store(bench: Bench) -> dict[str, Any]:
     """From a folder, from an S3 server, and from one that is 50 ms away."""
     bench.prepare()
     with ExitStack() as stack:
-        server = stack.enter_context(_server(bench.scratch / "server"))
-        _upload(bench.source, server)
-        far = stack.enter_context(_relayed(server))
+        near = stack.enter_context(server(bench.scratch / "server"))
+        upload(bench.source, near)
+        far = stack.enter_context(relayed(near))
         local = bench.contestant("ours", "ours, local folder")
-        bucket = {"source": "s3://bench"}
-        near_row = bench.contestant("ours", "ours, S3", **bucket, environment=_variables(server))
+        bucket = {"source": f"s3://{BUCKET}"}
+        near_row = bench.contestant("ours", "ours, S3", **bucket, environment=variables(near))
         title = f"ours, S3 and {1000 * LATENCY_SECONDS:.0f} ms"
-        far_row = bench.contestant("ours", title, **bucket, environment=_variables(far))
+        far_row = bench.contestant("ours", title, **bucket, environment=variables(far))
         rows = bench.run([local, near_row, far_row])
     _print_small(rows, "of local")
     return _results(bench, rows)
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    from tests.servers import s3_server
-
-    folder.mkdir()
-    with s3_server(folder) as endpoint:
-        yield endpoint
-
-
-@contextmanager
-def _relayed(endpoint: str) -> Iterator[str]:
-    """The endpoint behind ``LATENCY_SECONDS``."""
-    from tests.relay import relay
-
-    address = urlsplit(endpoint)
-    with relay(address.hostname or "127.0.0.1", address.port or 80, LATENCY_SECONDS) as port:
-        yield f"http://127.0.0.1:{port}"
-
-
-def _variables(endpoint: str) -> dict[str, str]:
-    from tests.servers import S3_CREDENTIALS
-
-    return S3_CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}
-
-
-def _upload(source: Path, endpoint: str) -> None:
-    import s3fs
-
-    names = _variables(endpoint)
-    files = s3fs.S3FileSystem(
-        endpoint_url=endpoint, key=names["AWS_ACCESS_KEY_ID"], secret=names["AWS_SECRET_ACCESS_KEY"]
-    )
-    files.mkdir("bench")
-    files.put(f"{source}/", "bench/", recursive=True)
 
 
 def memory(bench: Bench) -> dict[str, Any]:

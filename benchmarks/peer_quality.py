@@ -22,6 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 NUM_COMPARED = 24
+NUM_COLOURS = 32
+"""Of the plot, so that it is small enough for git."""
+OURS = ("ours", "crop", "device")
+"""Contestants in our colour."""
 PACKAGES = (
     "img2dataset",
     "litdata",
@@ -170,10 +174,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from PIL import Image
 
     rows = [row for row in results["rows"] if not row.get("failed")][::-1]
     names = [row["title"] for row in rows]
-    colours = ["#d95f02" if row["name"] == "ours" else "#7570b3" for row in rows]
+    colours = ["#d95f02" if row["name"] in OURS else "#7570b3" for row in rows]
     colours = [
         "#999999" if row["name"] == "floor" else colour
         for row, colour in zip(rows, colours, strict=True)
@@ -192,12 +197,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_xlabel(label)
         axis.spines[["top", "right"]].set_visible(False)
     facts = results["facts"]
+    caption = f"{results['num']} photographs to {results.get('size')} px, quality 85"
     figure.suptitle(
-        f"{results['num']} photographs to {results['size']} px, quality 85; "
+        f"{results.get('caption', caption)}; "
         f"{facts['cpu']}, {facts['cores']} cores; {facts['date'][:10]}, commit {facts['commit']}"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=130)
+    Image.open(path).quantize(NUM_COLOURS).save(path, optimize=True)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.report import Spread, ratios, spread
 
 HERE = Path(__file__).resolve().parent
 FEW_TIMEOUT, TIMEOUT = 300.0, 3600.0
@@ -105,21 +106,32 @@ def run(contestant: Contestant, out: Path, num: int) -> dict[str, Any]:
     """
     shutil.rmtree(out, ignore_errors=True)
     timeout = FEW_TIMEOUT if num == NUM_FEW else TIMEOUT
-    command = [sys.executable, str(HERE / "peer_watch.py"), str(timeout)]
-    command += contestant.command(out, num)
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"} | dict(contestant.environment)
+    return watched(contestant.command(out, num), contestant.environment, timeout)
+
+
+def watched(
+    command: Sequence[str], environment: Mapping[str, str], timeout: float
+) -> dict[str, Any]:
+    """What a command took, and what it said last of all as JSON.
+
+    Raises:
+        RunFailedError: it ended badly or took too long.
+    """
+    whole = [sys.executable, str(HERE / "peer_watch.py"), str(timeout), *command]
+    variables = os.environ | {"PYTHONWARNINGS": "ignore"} | dict(environment)
     ended = subprocess.run(  # noqa: S603 - the benchmark's own command
-        command, capture_output=True, text=True, check=False, env=environment
+        whole, capture_output=True, text=True, check=False, env=variables
     )
     if ended.returncode:
         raise RunFailedError(f"the watch ended badly: {ended.stderr.strip()[-200:]}")
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     lines = [line for line in str(found.pop("output")).splitlines() if line.strip()]
     if found["timed_out"]:
-        raise RunFailedError(f"took more than {timeout:.0f} s for {num} images")
+        raise RunFailedError(f"took more than {timeout:.0f} s")
     if found["exit"]:
         raise RunFailedError(f"exit {found['exit']}: {_reason(lines)}")
-    return found | {"wall": found["seconds"]} | _said(lines)
+    told = {"wall": found["seconds"], "tree_cpu": found["cpu_seconds"]}
+    return found | told | _said(lines)
 
 
 def _reason(lines: Sequence[str]) -> str:
@@ -179,16 +191,17 @@ class Row:
     quality: dict[str, Any] = field(default_factory=dict)
     failed: str = ""
 
-    def spread(self, key: str) -> dict[str, float]:
+    def spread(self, key: str) -> Spread:
         """Median, least and most of the rounds."""
-        values = [float(getattr(one, key)) for one in self.samples]
-        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+        return spread(self.values(key))
 
-    def ratio(self, other: "Row", key: str = "rate") -> dict[str, float]:
+    def ratio(self, other: "Row", key: str = "rate") -> Spread:
         """Median, least and most of the rounds' ratios to another contestant."""
-        pairs = zip(self.samples, other.samples, strict=False)
-        values = [getattr(one, key) / getattr(two, key) for one, two in pairs]
-        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+        return ratios(self.values(key), other.values(key))
+
+    def values(self, key: str) -> list[float]:
+        """One of each round."""
+        return [getattr(one, key) for one in self.samples]
 
     def stages(self) -> dict[str, float]:
         """Share of each stage in the sum of stages, all rounds together."""
@@ -275,24 +288,31 @@ def ask(command: list[str]) -> dict[str, Any]:
 # --- The environments -----------------------------------------------------------------------------
 
 
-def make_venv(folder: Path) -> str:
+def make_venv(
+    folder: Path, pinned: Sequence[str] = (TORCH,), requirements: Sequence[str] = REQUIREMENTS
+) -> str:
     """The interpreter of the peers' environment, which is made on first use.
 
     What cannot be installed is said, and its contestant then fails with that reason in its row.
+
+    Args:
+        folder: where to.
+        pinned: a PyTorch for CPUs, where the machine offers one, or what else comes first.
+        requirements: the rest.
     """
     python = folder / "bin" / "python"
     done = folder / "benchmark-ready"
-    wanted = "\n".join((TORCH, *REQUIREMENTS))
+    wanted = "\n".join((*pinned, *requirements))
     if done.exists() and done.read_text() == wanted:
         return str(python)
     print(f"making the peers' environment in {folder}: some minutes", file=sys.stderr)
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)  # noqa: S603
-    # A PyTorch for CPUs first, where the machine offers one; it is held in place after that.
-    pinned = [TORCH] if _install(python, [TORCH]) else []
-    if not _install(python, [*pinned, *REQUIREMENTS]):
-        for requirement in REQUIREMENTS:
-            _install(python, [*pinned, requirement])
+    # These first, and held in place after that.
+    held = list(pinned) if _install(python, list(pinned)) else []
+    if not _install(python, [*held, *requirements]):
+        for requirement in requirements:
+            _install(python, [*held, requirement])
     done.write_text(wanted)
     return str(python)
 
@@ -306,8 +326,13 @@ def _install(python: Path, requirements: list[str]) -> bool:
     return ended.returncode == 0
 
 
-def facts(judge: str | None) -> dict[str, Any]:
-    """The machine, the versions, the commit and the date."""
+def facts(judge: str | None, script: str = "peer_quality.py") -> dict[str, Any]:
+    """The machine, the versions, the commit and the date.
+
+    Args:
+        judge: interpreter of the peers; None leaves their versions out.
+        script: tells versions when asked for them.
+    """
     from serengeti_etl.convert.resize import encoder_version
 
     return {
@@ -318,7 +343,7 @@ def facts(judge: str | None) -> dict[str, Any]:
         "libvips": encoder_version(),
         "simplejpeg": version("simplejpeg"),
         "dask": version("dask"),
-        "peers": ask([judge, str(HERE / "peer_quality.py"), "versions"]) if judge else {},
+        "peers": ask([judge, str(HERE / script), "versions"]) if judge else {},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_before": os.getloadavg()[0],

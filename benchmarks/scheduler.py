@@ -23,8 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.convert import print_table
+
 from benchmarks.peer_runs import facts
+from benchmarks.report import print_table
 from serengeti_etl.catalog.selection import select_images
 from serengeti_etl.cluster import Outcome, open_runner
 from serengeti_etl.config import ClusterSpec, ResizeSettings, SeasonPipeline, ShardSettings

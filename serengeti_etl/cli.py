@@ -261,6 +261,11 @@ def export(
 @click.option("--output", required=True, help="Folder or url for the dataset.")
 @_cluster_option("local")
 @click.option(
+    "--retry-rejects",
+    is_flag=True,
+    help="Try rejected photographs of a finished dataset again, in shards of their own.",
+)
+@click.option(
     "--performance-report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -273,18 +278,24 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter per option
     limit: int | None,
     output: str,
     cluster: str,
+    retry_rejects: bool,  # noqa: FBT001 - as click hands it over
     performance_report: Path | None,
     debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
 ) -> int:
-    """Turn the photographs of PIPELINE into a dataset of tar shards."""
-    from serengeti_etl.tables import conversion_text, conversions_text
+    """Turn the photographs of PIPELINE into a dataset of tar shards, or add what is new to it."""
+    from serengeti_etl.tables import conversion_text, conversions_text, retry_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
-    conversions = run_conversion(settings, output, load_cluster(cluster), performance_report)
+    where = load_cluster(cluster)
+    conversions = run_conversion(
+        settings, output, where, performance_report, retry_rejects=retry_rejects
+    )
     if settings.sizes:
         click.echo(conversions_text(conversions), nl=False)
     else:
         click.echo(f"{conversion_text(conversions[output])}dataset: {output}")
+    if retry_rejects:
+        click.echo(retry_text(conversions.values()), nl=False)
     has_rejects = any(one.ledger.num_rejected for one in conversions.values())
     return WITH_REJECTS if has_rejects else COMPLETE
 
@@ -368,12 +379,24 @@ def train(  # noqa: PLR0913 - one parameter per option
 @click.option("--dataset", required=True, help="Folder or url of a dataset.")
 @click.option("--split", default="val", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
+@click.option("--mirror", is_flag=True, help="Predict mirror images too, and take the mean.")
+@click.option("--blank-threshold", type=float, help="Call empty from this probability.")
 @_debug
-def evaluate(run: str, dataset: str, split: str, device: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+def evaluate(  # noqa: PLR0913 - one parameter per option
+    run: str,
+    *,
+    dataset: str,
+    split: str,
+    device: str,
+    mirror: bool,
+    blank_threshold: float | None,
+    debug: bool,  # noqa: ARG001 - debug is read by main
+) -> None:
     """Score the finished training RUN by sequences, as the competition does."""
-    from serengeti_etl.tables import evaluation_text
+    from serengeti_etl.evaluation_tables import evaluation_text
 
-    click.echo(evaluation_text(run_evaluation(run, dataset, split, device)), nl=False)
+    more = {"with_mirror": mirror, "blank_threshold": blank_threshold}
+    click.echo(evaluation_text(run_evaluation(run, dataset, split, device, **more)), nl=False)
 
 
 @commands.command()
@@ -457,8 +480,9 @@ def export_model(model: str, output: str, onnx: bool, debug: bool) -> None:  # n
 def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001 - debug is read by main
     """Draw a small season, convert it, verify it, train on it and score the model."""
     from serengeti_etl.demo import demo_pipeline, demo_recipe, draw_once
+    from serengeti_etl.evaluation_tables import evaluation_text
     from serengeti_etl.sample import SampleSettings
-    from serengeti_etl.tables import conversion_text, evaluation_text
+    from serengeti_etl.tables import conversion_text
 
     _need_training()
     season, dataset, run = (f"{output}/{name}" for name in ("season", "dataset", "run"))
@@ -558,6 +582,8 @@ def run_conversion(
     output: str,
     where: "str | ClusterSpec",
     report: Path | None = None,
+    *,
+    retry_rejects: bool = False,
 ) -> "dict[str, Conversion]":
     """Convert with a progress line; the ``Conversion`` of each dataset by its url."""
     from serengeti_etl.cluster import open_runner, performance_report
@@ -567,11 +593,11 @@ def run_conversion(
         if runner.dashboard is not None:
             click.echo(f"dashboard: {runner.dashboard}", err=True)
         with performance_report(runner, report):
-            return _convert_with_line(pipeline, runner, output)
+            return _convert_with_line(pipeline, runner, output, retry_rejects=retry_rejects)
 
 
 def _convert_with_line(
-    pipeline: "SeasonPipeline", runner: "Runner", output: str
+    pipeline: "SeasonPipeline", runner: "Runner", output: str, *, retry_rejects: bool
 ) -> "dict[str, Conversion]":
     from serengeti_etl.convert.season import convert_season, convert_sizes
     from serengeti_etl.convert.tally import Progress
@@ -591,8 +617,9 @@ def _convert_with_line(
             line.update(progress.num_images)
 
         if not pipeline.sizes:
-            return {output: convert_season(pipeline, runner, output, show)}
-        by_size = convert_sizes(pipeline, runner, output, show)
+            made = convert_season(pipeline, runner, output, show, retry_rejects=retry_rejects)
+            return {output: made}
+        by_size = convert_sizes(pipeline, runner, output, show, retry_rejects=retry_rejects)
         return {join_url(output, size): conversion for size, conversion in by_size.items()}
 
 
@@ -654,13 +681,14 @@ def _line(**kwargs: Any) -> Any:
 _SHOWN = {"loss", "score", "class_means_score"}
 
 
-def run_evaluation(run: str, dataset: str, split: str, device: str) -> "Evaluation":
-    """Score a finished run; the ``Evaluation``."""
+def run_evaluation(run: str, dataset: str, split: str, device: str, **more: Any) -> "Evaluation":
+    """Score a finished run; ``more`` is for ``EvaluationSettings``."""
     _need_training()
-    from serengeti_etl.evaluate import evaluate_run
+    from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
     from serengeti_etl.train.settings import TrainSettings
 
-    return evaluate_run(run, dataset, split, settings=TrainSettings(device=device))
+    settings, evaluation = TrainSettings(device=device), EvaluationSettings(**more)
+    return evaluate_run(run, dataset, split, settings=settings, evaluation=evaluation)
 
 
 def run_prediction(model: str, source: "Source", settings: "PredictSettings") -> "PredictionReport":

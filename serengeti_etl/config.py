@@ -183,7 +183,8 @@ class SeasonPipeline:
             of its split, so that of a season with a tenth of its photographs bad, not one shard in
             a million has half of them bad. That holds from 20 images on: smaller shards are let be.
         storage_options: how to open ``source``, such as ``{"anon": True}`` for a public bucket:
-            by the names of s3fs, gcsfs and adlfs, or obstore's own (``buckets.options``).
+            by the names of s3fs, gcsfs and adlfs, or obstore's own (``buckets.options``), and
+            ``check_etag`` and ``check_head`` (``buckets.bucket``).
         licence: licence of the photographs, carried into dataset.json.
         citation: how to cite them, likewise.
     """

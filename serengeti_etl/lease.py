@@ -8,8 +8,9 @@ moment, so that one of two wins.
 
 It saves two people from working on one place unawares; that bytes are right does not rest on it,
 for every write is whole and the same plan gives the same bytes. So clocks are taken as they are:
-the life is long beside what clocks usually differ by. Where one is wrong by more, a living holder
-looks dead, is taken over, and stops at its next look.
+the life is long beside what clocks usually differ by. Where one is seen to be wrong, as after a
+jump, the lease is watched for a life instead: who lives renews it. Where a clock of another
+machine is wrong unseen, a living holder looks dead, is taken over, and stops at its next look.
 """
 
 import contextlib
@@ -39,6 +40,9 @@ _SETTLE_SECONDS = {"bucket": (1.0, 2.0), "folder": (0.0, 0.2)}
 
 _LEAVE_SECONDS = 3.0
 """Longest wait for the store when the work has failed: the lease runs out by itself."""
+
+_LOOK_SECONDS = 1.0
+"""How often a lease is looked at whose holder may be alive or dead."""
 
 _NUM_TRIES = 3
 _RETRY_SECONDS = 1.0
@@ -84,11 +88,19 @@ class Holder:
         end = _now() + timedelta(seconds=LIFE_SECONDS)
         return dataclasses.replace(self, expires_at=end)
 
-    def is_dead(self) -> bool:
-        """True when its time is over, or its process is known to be."""
-        if _now() >= self.expires_at:
+    def is_dead(self) -> bool | None:
+        """True when its time is over, or its process is known to be; None if none of it is sure.
+
+        That is after a jump of a clock: the time has run out, but the process is still there; or
+        more time is left than a lease ever has, also where clocks differ a little.
+        """
+        is_here = self.machine != "" and self.machine == _machine()
+        if is_here and _is_gone(self):
             return True
-        return self.machine != "" and self.machine == _machine() and _is_gone(self)
+        seconds_left = (self.expires_at - _now()).total_seconds()
+        if seconds_left <= 0:
+            return None if is_here else True
+        return None if seconds_left > 2 * LIFE_SECONDS else False
 
     def as_bytes(self) -> bytes:
         """As JSON that people can read."""
@@ -204,12 +216,27 @@ class Lease:
 
     def _bury(self, holder: Holder) -> None:
         """Delete the lease of a dead holder; refuse if it lives."""
-        if not holder.is_dead():
+        is_dead = holder.is_dead()
+        if is_dead is None:
+            is_dead = self._is_left(holder)
+        if not is_dead:
             raise OutputHeld(
                 f"{self._store.url} is being written by {holder}. Wait until it has finished, or "
                 "stop it, and run the same command again"
             )
         self._delete(holder.token)
+
+    def _is_left(self, holder: Holder) -> bool:
+        """True if its lease goes, or stays as it is for a life: who lives would have renewed it."""
+        end = time.monotonic() + LIFE_SECONDS
+        while time.monotonic() < end:
+            time.sleep(min(_LOOK_SECONDS, LIFE_SECONDS))
+            there = self._read()
+            if there is None or there.token != holder.token:
+                return True
+            if there != holder:
+                return False
+        return True
 
     def _put(self, settle_seconds: float) -> bool:
         """Write the lease where there is none; True if it is what all see there in the end."""

@@ -1,8 +1,8 @@
-"""What commands show, as text: tables of a plan, a ledger, a dataset, an evaluation."""
+"""What commands show, as text: tables of a plan, a ledger, a dataset."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,12 +12,10 @@ from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.repair import Repair
 from serengeti_etl.convert.season import Conversion
+from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.dataset.rejects import RejectGroup, RejectGroups, group_rejects
 from serengeti_etl.text_table import table_text
-
-if TYPE_CHECKING:
-    from serengeti_etl.evaluate import Evaluation
 
 MAX_ROWS = 10
 """Of a list that may be long; the rest is counted."""
@@ -65,6 +63,17 @@ def conversion_text(conversion: Conversion) -> str:
     return f"{_shards_text(conversion)}{'; ' if effort else ''}{effort}\n"
 
 
+def retry_text(conversions: Iterable[Conversion]) -> str:
+    """What came of trying rejects again."""
+    first = next(iter(conversions))
+    retried, left = first.num_retried, first.ledger.num_rejected
+    if retried:
+        return f"recovered: {first.num_recovered:,} of {retried:,} photographs tried again\n"
+    if not left:
+        return "recovered: nothing, as no photograph is rejected\n"
+    return f"unfinished work was finished first; again, to try the {left:,} rejects once more\n"
+
+
 def conversions_text(conversions: Mapping[str, Conversion]) -> str:
     """The ledger of each dataset by its url, and once, as they share it, where the time went."""
     parts = [f"{_shards_text(one)}\ndataset: {url}\n\n" for url, one in conversions.items()]
@@ -74,7 +83,9 @@ def conversions_text(conversions: Mapping[str, Conversion]) -> str:
 
 def _shards_text(conversion: Conversion) -> str:
     made = f"shards: {len(conversion.index.shards)}, of them made now: {conversion.num_made}"
-    return f"{_ledger_text(conversion.index.ledger)}{made}"
+    added = [info.name for info in conversion.added]
+    more = f"\nadded to the dataset: {_some(added)}" if added else ""
+    return f"{_ledger_text(conversion.index.ledger)}{made}{more}"
 
 
 def _effort_text(conversion: Conversion) -> str:
@@ -120,8 +131,21 @@ def dataset_text(dataset: Dataset) -> str:
         + rejects_text(group_rejects(dataset))
         + f"resize: {resize['size']} px, JPEG quality {resize['quality']}, "
         + f"{resize['subsampling']}, by {dataset.info.versions['encoder']}\n"
+        + _editions_text(dataset.info.editions)
         + f"plan: {dataset.plan_hash}\n"
     )
+
+
+def _editions_text(editions: Sequence[Edition]) -> str:
+    """What was added when; "" for a dataset that was made in one go."""
+    if len(editions) < 2:  # noqa: PLR2004 - nothing was added
+        return ""
+    names = {"catalog": "of the label file", "retry": "tried again"}
+    parts = [
+        f"{one.num_images:,} images {names[one.kind]} (shards: {one.num_shards:,})"
+        for one in editions
+    ]
+    return f"editions: {', then '.join(parts)}\n"
 
 
 def _balance_text(ledger: Mapping[str, Any]) -> str:
@@ -166,30 +190,9 @@ def _first(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [*rows[:MAX_ROWS], more]
 
 
-def evaluation_text(evaluation: "Evaluation") -> str:
-    """Results by class, and the score beside that of predicting class means."""
-    names = ("class", "sequences", "log loss", "of class means", "AP", "precision", "recall")
-    rows = []
-    for one in evaluation.classes:
-        numbers = (one.log_loss, one.class_means_log_loss)
-        shares = (one.average_precision, one.precision, one.recall)
-        cells = [*(f"{value:.4f}" for value in numbers), *(_share(value) for value in shares)]
-        rows.append((one.name, one.support, *cells))
-    title = f"{evaluation.split}: {evaluation.num_sequences} sequences"
-    return (
-        table_text(title, names, rows)
-        + f"score (mean binary log loss, lower is better): {evaluation.score:.4f}\n"
-        + f"score of predicting class means:               {evaluation.class_means_score:.4f}\n"
-    )
-
-
 def megabytes(num_bytes: int) -> str:
     """Such as ``17.3 MB``, of a million bytes each."""
     return f"{num_bytes / 1e6:,.1f} MB"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _num_distinct(table: pa.Table) -> tuple[int, int]:

@@ -86,7 +86,39 @@ class WrongETag:
     """The ETag is not the content's."""
 
 
-Fault = Refusal | Reset | Stall | EarlyClose | Resized | FlippedByte | WrongETag
+@dataclass(frozen=True)
+class Swapped:
+    """The answer is that to a request for another object, whole and with its own length."""
+
+    key: str
+    """Of the other object."""
+
+    has_own_etag: bool
+    """False: the ETag is that of the object which was asked for."""
+
+
+@dataclass(frozen=True)
+class LostAnswer:
+    """What is asked for is done, and the connection reset in place of the answer."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Nothing is done or answered until the client hangs up."""
+
+
+Fault = (
+    Refusal
+    | Reset
+    | Stall
+    | EarlyClose
+    | Resized
+    | FlippedByte
+    | WrongETag
+    | Swapped
+    | LostAnswer
+    | Silence
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +133,7 @@ class Request:
     """By ``time.monotonic``."""
 
     byte_range: str | None
+    query: str = ""
 
 
 @dataclass
@@ -122,6 +155,9 @@ class FaultServer:
 
     on_request: Callable[[], object] = field(default=lambda: None)
     """Called with each request, before it is decided what goes wrong with it."""
+
+    choose: Callable[[Request], Fault | None] = field(default=lambda _: None)
+    """Says of each request what goes wrong with it, where ``fail`` has not; one at a time."""
 
     num_faults: int = 0
     """How many requests something went wrong with."""
@@ -181,7 +217,9 @@ class FaultServer:
                 plan.num_left -= 1
                 self.num_faults += 1
                 return plan.fault
-        return None
+        fault = self.choose(request)
+        self.num_faults += fault is not None
+        return fault
 
     def _close(self) -> None:
         self._closing.set()  # wakes what stalls
@@ -199,9 +237,21 @@ def fault_server(objects: Mapping[str, bytes], port: int = 0) -> Iterator[FaultS
         objects: contents by key.
         port: to listen on; 0 for any that is free.
     """
-    handle = FaultServer(dict(objects))
+    with serve(FaultServer(dict(objects)), _Handler, port) as handle:
+        yield handle
 
-    class Handler(_Handler):
+
+@contextmanager
+def serve(handle: FaultServer, answerer: "type[_Handler]", port: int = 0) -> Iterator[FaultServer]:
+    """``handle``, with a server behind it that answers as ``answerer`` does.
+
+    Args:
+        handle: its objects, and the faults to come.
+        answerer: answers the requests.
+        port: to listen on; 0 for any that is free.
+    """
+
+    class Bound(answerer):  # type: ignore[misc,valid-type]  # a class of each server's own
         store = handle
 
     class Server(ThreadingHTTPServer):
@@ -213,7 +263,7 @@ def fault_server(objects: Mapping[str, bytes], port: int = 0) -> Iterator[FaultS
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)  # type: ignore[arg-type]
 
-    server = Server(("127.0.0.1", port), Handler)
+    server = Server(("127.0.0.1", port), Bound)
     handle.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -255,23 +305,41 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         # "/bucket/some/key" splits into nothing, the bucket and the key.
-        parts = urlsplit(self.path).path.split("/", 2)
+        path, query = urlsplit(self.path)[2:4]
+        parts = path.split("/", 2)
         key = unquote(parts[2]) if len(parts) > 2 else ""
-        request = Request(self.command, key, time.monotonic(), self.headers.get("Range"))
+        byte_range = self.headers.get("Range")
+        request = Request(self.command, key, time.monotonic(), byte_range, query)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.store._receive(request) as fault, self._client_may_leave():
             if isinstance(fault, Refusal):
                 self._refuse(fault)
             elif isinstance(fault, Reset) and fault.after is None:
                 self._reset()
-            elif self.command == "PUT":
-                self._take(key, body)
-            elif key:
-                self._give(key, fault)
+            elif isinstance(fault, Silence):
+                self._hold(float("inf"))
+                self.close_connection = True
             else:
-                self._send(200, {"Content-Type": "application/xml"}, self._listing(), fault)
+                self._act(key, body, fault)
+
+    def _act(self, key: str, body: bytes, fault: Fault | None) -> None:
+        """Do what is asked for, and answer."""
+        if self.command in ("POST", "DELETE"):
+            self._refuse(Refusal(501, "NotImplemented"))
+        elif self.command == "PUT":
+            self._take(key, body, fault)
+        elif key:
+            self._give(key, fault)
+        else:
+            self._send(200, {"Content-Type": "application/xml"}, self._listing(), fault)
 
     @contextmanager
     def _client_may_leave(self) -> Iterator[None]:
@@ -285,12 +353,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = f"<Error><Code>{refusal.code}</Code><Message>asked for by a test</Message></Error>"
         self._send(refusal.status, {"Content-Type": "application/xml"}, body.encode())
 
-    def _take(self, key: str, body: bytes) -> None:
+    def _take(self, key: str, body: bytes, fault: Fault | None) -> None:
         if self.headers.get("If-None-Match") == "*" and key in self.store.objects:
             self._refuse(Refusal(412, "PreconditionFailed"))
             return
         self.store.objects[key] = body
-        self._send(200, {"ETag": _etag(body)}, b"")
+        self._send(200, {"ETag": _etag(body)}, b"", fault)
 
     def _give(self, key: str, fault: Fault | None) -> None:
         content = self.store.objects.get(key)
@@ -300,13 +368,16 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Resized):
             content = content + bytes(fault.by) if fault.by > 0 else content[: fault.by]
         etag = _etag(content + b"!") if isinstance(fault, WrongETag) else _etag(content)
+        if isinstance(fault, Swapped):
+            content = self.store.objects[fault.key]
+            etag = _etag(content) if fault.has_own_etag else etag
         headers = {"ETag": etag, "Last-Modified": formatdate(0, usegmt=True)}
         headers |= {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
-        asked = self.headers.get("Range")
-        if asked is None:
+        byte_range = self.headers.get("Range")
+        if byte_range is None:
             self._send(200, headers, content, fault)
             return
-        start, end = _byte_range(asked, len(content))
+        start, end = _byte_range(byte_range, len(content))
         if start >= end:
             self._refuse(Refusal(416, "InvalidRange"))
             return
@@ -335,12 +406,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, headers: Mapping[str, str], body: bytes, fault: Fault | None = None
     ) -> None:
+        if isinstance(fault, LostAnswer):
+            self._reset()
+            return
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         if isinstance(fault, EarlyClose) and not fault.has_length:
             self.send_header("Connection", "close")
-        else:
+        elif "Content-Length" not in headers:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

@@ -31,7 +31,7 @@ LAYERS = (
     ("export", "label_catalog"),
     ("predict",),
     ("submit",),
-    ("demo", "label_tables", "tables"),
+    ("demo", "evaluation_tables", "label_tables", "tables"),
     ("cli",),
     ("__main__",),
 )
@@ -60,7 +60,7 @@ HOMES = {
     "rich": {"text_table.py"},
     "tqdm": {"cli.py"},
 }
-TORCH_ROOMS = ("load/", "train/", "evaluate.py")
+TORCH_ROOMS = ("load/", "train/", "evaluate/")
 INFERENCE_ROOMS = ("predict/", "submit/")
 SHARED = {f"serengeti_etl.convert.{name}" for name in ("fetch", "resize")}
 """What inference shares with the converting half: a photograph is fetched and prepared alike."""

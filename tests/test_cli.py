@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.dataset.index import open_dataset
+from serengeti_etl.dataset.rejects import read_rejects
 from serengeti_etl.lease import hold
 from serengeti_etl.storage import Store
+from tests.growing import GrowingSeason
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +72,39 @@ def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     refused = run(*repair, "--limit", "12")
     assert refused.returncode == 4
     assert "max_sequences was None and is now 12" in refused.stderr
+
+
+def test_a_dataset_grows_and_tries_rejects_again(season: Path, tmp_path: Path) -> None:
+    """Convert again adds what is new; --retry-rejects says what came of it."""
+    growing = GrowingSeason(season, tmp_path / "source")
+    file, output = tmp_path / "growing.py", str(tmp_path / "dataset")
+    source = str(growing.folder)
+    file.write_text(
+        f"from tests.conftest import season_pipeline\npipeline = season_pipeline({source!r})\n"
+    )
+    convert = ("convert", str(file), "--output", output, "--cluster", "serial")
+    first = run(*convert)
+    assert first.returncode == 2, first.stderr
+    assert "added" not in first.stdout
+    growing.take_all()
+    grown = run(*convert)
+    assert grown.returncode == 2, grown.stderr
+    assert "\nadded to the dataset: 2: train-0000" in grown.stdout
+    again = run(*convert, "--retry-rejects")
+    assert again.returncode == 2, again.stderr
+    assert "\nrecovered: 0 of 3 photographs tried again\n" in again.stdout
+    rejects = read_rejects(Store(url=output), open_dataset(output).info.shards, ())
+    for name in set(rejects["file_name"].to_pylist()):
+        growing.mend(name)
+    last = run(*convert, "--retry-rejects")
+    assert last.returncode == 0, last.stderr
+    assert "\nrecovered: 3 of 3 photographs tried again\n" in last.stdout
+    nothing = run(*convert, "--retry-rejects")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "\nrecovered: nothing, as no photograph is rejected\n" in nothing.stdout
+    assert "added" not in nothing.stdout
+    assert ", then 3 images tried again (shards: 1), then 3 images" in run("info", output).stdout
+    assert run("verify", output).returncode == 0
 
 
 def test_repair_says_what_it_could_not_mend(pipeline_file: Path, tmp_path: Path) -> None:

@@ -204,6 +204,49 @@ def test_one_that_ran_out_is_renewed_before_work_goes_on(
                 mine.check()
 
 
+@pytest.mark.parametrize("jump", [timedelta(days=1), timedelta(days=-1)], ids=str)
+def test_a_clock_that_jumps_unseats_nobody_who_lives(
+    folder: Store, monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    """However wrong the lease's end looks, who comes second waits for the next renewal."""
+    monkeypatch.setattr(lease, "LIFE_SECONDS", 3.0)
+    with hold(folder) as mine:
+        monkeypatch.setattr(lease, "_now", lambda: datetime.now(UTC) + jump)
+        with pytest.raises(OutputHeld, match=f"process {os.getpid()} "), hold(folder):
+            pass
+        mine.check()
+    assert not folder.exists(LEASE_FILE)
+
+
+@pytest.mark.parametrize("seconds_left", [86400, -1], ids=["ahead", "over"])
+def test_a_lease_that_is_not_renewed_is_over_after_a_life(
+    folder: Store, monkeypatch: pytest.MonkeyPatch, seconds_left: float
+) -> None:
+    """That of the dead does not hold for a day, nor that of a process that renews no more."""
+    monkeypatch.setattr(lease, "LIFE_SECONDS", 1.0)
+    left = elsewhere(seconds_left)
+    if seconds_left < 0:  # this very process: it lives, but has forgotten it
+        left = replace(Holder.here(), expires_at=left.expires_at)
+    put(folder, left)
+    started = time.monotonic()
+    with hold(folder):
+        assert holder_of(folder).token != left.token
+    assert 1.0 <= time.monotonic() - started < 20
+
+
+def test_a_lease_that_is_released_while_it_is_watched_is_taken(
+    folder: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a renewal sees that the holder has finished, and goes on."""
+    put(folder, elsewhere(86400))
+    leave = threading.Timer(0.5, folder.delete, (LEASE_FILE,))
+    leave.start()
+    monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.1)
+    with hold(folder):
+        assert holder_of(folder).pid == os.getpid()
+    leave.join()
+
+
 def test_a_store_that_is_away_for_a_while_costs_nothing(
     folder: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

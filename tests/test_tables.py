@@ -3,8 +3,7 @@
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.dataset.index import DatasetIndex, ShardInfo
 from serengeti_etl.dataset.ledger import Ledger
-from serengeti_etl.evaluate import ClassResult, Evaluation
-from serengeti_etl.tables import conversion_text, evaluation_text, plan_text
+from serengeti_etl.tables import conversion_text, plan_text
 from serengeti_etl.text_table import table_text
 from tests.convert.test_plan import catalog, plan_of
 
@@ -50,18 +49,6 @@ ledger
 shards: 1, of them made now: 1; read 912.0 MB; fetch 0.5 s, resize 30.2 s
 """
 
-EVALUATION = """\
-val: 30 sequences
-
-  class   sequences   log loss   of class means     AP   precision   recall
- ───────────────────────────────────────────────────────────────────────────
-  empty           9     0.0706           0.6109   1.00        1.00     0.89
-  zebra           0     0.0100           0.0200
-
-score (mean binary log loss, lower is better): 0.0403
-score of predicting class means:               0.3154
-"""
-
 
 def test_a_plan_is_shown_by_split_class_and_rule() -> None:
     """Numbers to the right, nothing cut, and every catalog row in one line of the first table."""
@@ -105,41 +92,6 @@ def test_a_conversion_is_shown_by_its_ledger() -> None:
         seconds={"fetch": 0.5, "resize": 30.2},
     )
     assert conversion_text(conversion) == CONVERSION
-
-
-def test_an_evaluation_is_shown_by_class() -> None:
-    """Two scores to compare, and blanks where a figure has no meaning."""
-    empty = ClassResult(
-        name="empty",
-        support=9,
-        mean_prediction=0.3,
-        log_loss=0.0706,
-        class_means_log_loss=0.6109,
-        average_precision=1.0,
-        precision=1.0,
-        recall=8 / 9,
-    )
-    zebra = ClassResult(
-        name="zebra",
-        support=0,
-        mean_prediction=0.01,
-        log_loss=0.01,
-        class_means_log_loss=0.02,
-        average_precision=None,
-        precision=None,
-        recall=None,
-    )
-    evaluation = Evaluation(
-        split="val",
-        num_images=60,
-        num_sequences=30,
-        score=0.0403,
-        class_means_score=0.31541,
-        image_score=0.05,
-        clip=1e-15,
-        classes=(empty, zebra),
-    )
-    assert evaluation_text(evaluation) == EVALUATION
 
 
 def test_no_rows_are_no_table() -> None:

@@ -28,6 +28,8 @@ _NUM_PARTS_AT_ONCE = 4
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _KINDS_WITH_MD5 = ("s3", "gs")  # whose ETag is the MD5 of an object that came in one piece
 
+_OUR_OPTIONS = ("check_etag", "check_head")  # which no client knows
+
 _MAX_OPEN = 64
 _open: "dict[tuple[Place, str], Bucket]" = {}
 _opening = threading.Lock()
@@ -66,12 +68,14 @@ class Bucket:
     Args:
         place: which bucket.
         options: as ``storage_options``; ``check_etag=False`` leaves ETags alone where they are no
-            checksums, as in a bucket that encrypts with keys of AWS' KMS.
+            checksums, as in a bucket that encrypts with keys of AWS' KMS; ``check_head=True`` asks
+            for the head of each photograph too, a second witness where answers are mixed up.
     """
 
     def __init__(self, place: Place, options: Mapping[str, Any]) -> None:
         self.place = place
-        self._options = {name: value for name, value in options.items() if name != "check_etag"}
+        self._options = {name: value for name, value in options.items() if name not in _OUR_OPTIONS}
+        self._asks_for_heads = bool(options.get("check_head", False))
         self._has_md5 = place.kind in _KINDS_WITH_MD5 and options.get("check_etag", True)
         self._connect()
 
@@ -91,6 +95,8 @@ class Bucket:
             return answer.bytes().to_bytes(), answer.meta["size"], answer.meta["e_tag"] or ""
 
         content, num_bytes, etag = self._ask(get)
+        if self._asks_for_heads:
+            self._check_head(path, num_bytes, etag)
         if len(content) != num_bytes:
             raise ChecksumError(f"{path} has {len(content)} bytes, but declares {num_bytes}")
         declared = _MD5.fullmatch(etag) if self._has_md5 else None
@@ -101,6 +107,14 @@ class Bucket:
                 "bucket's ETags are no checksums: set storage_options to {'check_etag': False}"
             )
         return content
+
+    def _check_head(self, path: str, num_bytes: int, etag: str) -> None:
+        head = self._ask(lambda client: obstore.head(client, path))
+        if (head["size"], head["e_tag"] or "") != (num_bytes, etag):
+            raise ChecksumError(
+                f"{path} came with {num_bytes} bytes and the ETag {etag}, but its head says "
+                f"{head['size']} and {head['e_tag']}: another object came in its place"
+            )
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""

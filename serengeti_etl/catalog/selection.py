@@ -50,12 +50,16 @@ class Selection:
     priors: Mapping[str, Any]
 
 
-def select_images(catalog: pa.Table, pipeline: SeasonPipeline) -> Selection:
+def select_images(
+    catalog: pa.Table, pipeline: SeasonPipeline, known: pa.Table | None = None
+) -> Selection:
     """The selection of ``pipeline`` from ``catalog``; every image is in it once.
 
     Args:
         catalog: rows of ``CATALOG_SCHEMA``.
         pipeline: its rules, split, seed and limit.
+        known: columns ``site``, ``seq_id`` and ``split`` of images that were selected from a
+            smaller catalog: draws keep their sequences first, and leave them where they are.
 
     Raises:
         ConfigError: nothing is left, a split would be empty, or sites would be on both sides.
@@ -63,9 +67,10 @@ def select_images(catalog: pa.Table, pipeline: SeasonPipeline) -> Selection:
     """
     exclusions = Exclusions(catalog.num_rows)
     images = _kept_by_rules(catalog, pipeline, exclusions)
-    images = _with_split(images, pipeline, exclusions)
-    before = _limited(images, pipeline, exclusions)
-    images = _thinned(before, pipeline, exclusions)
+    images = _with_split(images, pipeline, exclusions, known)
+    kept = frozenset() if known is None else frozenset(pc.unique(known["seq_id"]).to_pylist())
+    before = _limited(images, pipeline, exclusions, kept)
+    images = _thinned(before, pipeline, exclusions, kept)
     return Selection(
         images=images.select(SELECTED_SCHEMA.names).cast(SELECTED_SCHEMA),
         excluded=_name_originals(exclusions.rows(catalog), catalog),
@@ -137,9 +142,11 @@ def _is_at_two_sites(catalog: pa.Table) -> Mask:
     return differs_within(catalog["site"], sequence_starts(catalog["seq_id"]))
 
 
-def _with_split(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
+def _with_split(
+    images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions, known: pa.Table | None
+) -> pa.Table:
     source = Store(url=pipeline.source, options=pipeline.storage_options)
-    images = images.append_column("split", split_images(images, pipeline.split, source))
+    images = images.append_column("split", split_images(images, pipeline.split, source, known))
     is_nowhere = pc.is_null(images["split"])
     exclusions.exclude(is_nowhere, "no_split", "its site, season or time is in no split")
     images = _filter(images, pc.invert(is_nowhere))
@@ -171,17 +178,21 @@ def _kept_apart(
     return images
 
 
-def _limited(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
+def _limited(
+    images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions, kept: frozenset[str]
+) -> pa.Table:
     """The images of at most ``max_sequences`` sequences."""
     if pipeline.max_sequences is None:
         return images
-    chosen = _drawn(images["seq_id"], "limit", pipeline)[: pipeline.max_sequences]
+    chosen = _drawn(images["seq_id"], "limit", pipeline, kept)[: pipeline.max_sequences]
     is_beyond = pc.invert(pc.is_in(images["seq_id"], value_set=pa.array(chosen, pa.string())))
     exclusions.exclude(is_beyond, "limit", "beyond max_sequences")
     return _filter(images, pc.invert(is_beyond))
 
 
-def _thinned(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions) -> pa.Table:
+def _thinned(
+    images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions, kept: frozenset[str]
+) -> pa.Table:
     """The images without what is too much of ``empty`` in train; whole sequences go."""
     share = pipeline.rules.max_empty_share
     if share is None:
@@ -194,7 +205,7 @@ def _thinned(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions)
     all_in_train = pc.unique(in_train)
     empties = all_in_train.filter(pc.invert(pc.is_in(all_in_train, value_set=others)))
     num_kept = int(len(others) * share / (1 - share))
-    chosen = _drawn(empties, "thin", pipeline)[num_kept:]
+    chosen = _drawn(empties, "thin", pipeline, kept)[num_kept:]
     # Sequences are of one split, so none of val is among them.
     is_out = pc.is_in(images["seq_id"], value_set=pa.array(chosen, pa.string()))
     message = f"train keeps empty sequences up to a share of {share}"
@@ -202,12 +213,15 @@ def _thinned(images: pa.Table, pipeline: SeasonPipeline, exclusions: Exclusions)
     return _filter(images, pc.invert(is_out))
 
 
-def _drawn(seq_ids: Any, purpose: str, pipeline: SeasonPipeline) -> list[str]:
-    """The distinct sequences in a keyed order."""
+def _drawn(seq_ids: Any, purpose: str, pipeline: SeasonPipeline, kept: frozenset[str]) -> list[str]:
+    """The distinct sequences in a keyed order, after those of ``kept``."""
     names: list[str] = pc.unique(seq_ids).to_pylist()
     seed = pipeline.shards.seed
-    names.sort(key=lambda name: (keyed_digest(name, purpose=purpose, seed=seed), name))
-    return names
+
+    def rank(name: str) -> tuple[bool, bytes, str]:
+        return name not in kept, keyed_digest(name, purpose=purpose, seed=seed), name
+
+    return sorted(names, key=rank)
 
 
 def _priors(before: pa.Table, after: pa.Table) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,13 +38,17 @@ def keyed_digest(text: str, *, purpose: str, seed: int) -> bytes:
     return blake2b(f"{purpose}:{seed}:{text}".encode(), digest_size=8).digest()
 
 
-def split_images(images: pa.Table, split: Split, source: Store) -> pa.ChunkedArray:
+def split_images(
+    images: pa.Table, split: Split, source: Store, known: pa.Table | None = None
+) -> pa.ChunkedArray:
     """The split of each image: ``train``, ``val`` or another; null where it is in none.
 
     Args:
         images: rows of ``CATALOG_SCHEMA`` that are kept, in the order of the catalog.
         split: how to divide.
         source: where a site list is read from.
+        known: columns ``site``, ``seq_id`` and ``split`` of images that were divided before. What
+            a fraction chose is not chosen again: their sites, or sequences, stay where they are.
 
     Raises:
         ConfigError: train or val would be empty, or the label file does not tell what is needed.
@@ -53,7 +58,7 @@ def split_images(images: pa.Table, split: Split, source: Store) -> pa.ChunkedArr
         case SiteListSplit():
             found = _by_group(images["site"], _listed_sites(source, split.url))
         case FractionSplit():
-            found = _by_fraction(images, split)
+            found = _by_fraction(images, split, known)
         case SeasonSplit():
             found = _by_season(images["season"], split)
         case TimeSplit():
@@ -112,7 +117,7 @@ def _listed_sites(source: Store, url: str) -> dict[str, str]:
     return found
 
 
-def _by_fraction(images: pa.Table, split: FractionSplit) -> pa.ChunkedArray:
+def _by_fraction(images: pa.Table, split: FractionSplit, known: pa.Table | None) -> pa.ChunkedArray:
     column = "site" if split.by == "site" else "seq_id"
     groups = pc.unique(images[column]).to_pylist()
     if column == "site" and "" in groups:
@@ -121,15 +126,34 @@ def _by_fraction(images: pa.Table, split: FractionSplit) -> pa.ChunkedArray:
             'use FractionSplit(by="sequence") if images of one camera may be on both sides'
         )
     groups.sort(key=lambda name: (keyed_digest(name, purpose="split", seed=split.seed), name))
+    pinned = _pinned(groups, column, known)
     if not split.stratify or len(groups) == 1:
-        num_val = max(1, round(split.val_fraction * len(groups)))
-        is_val = np.arange(len(groups)) < num_val
+        is_val = _first_ones(pinned, max(1, round(split.val_fraction * len(groups))))
     elif column == "site":
-        is_val = choose_val(_counts(images, groups), _ppm(split.val_fraction))
+        is_val = choose_val(_counts(images, groups), _ppm(split.val_fraction), pinned)
     else:
-        is_val = _evenly(images, groups, _ppm(split.val_fraction))
+        is_val = _evenly(images, groups, _ppm(split.val_fraction), pinned)
     sides = {name: VAL if val else TRAIN for name, val in zip(groups, is_val, strict=True)}
     return _by_group(images[column], sides)
+
+
+def _pinned(groups: list[str], column: str, known: pa.Table | None) -> npt.NDArray[np.int8]:
+    """1 for each group that is known to be in val, 0 for those in train, -1 for the others."""
+    if known is None:
+        return np.full(len(groups), -1, dtype=np.int8)
+    names = known[column].combine_chunks()
+    places = pc.index_in(pa.array(groups, pa.string()), value_set=names)
+    is_val = pc.equal(known["split"], VAL).combine_chunks().take(places)
+    pinned: npt.NDArray[np.int8] = pc.cast(is_val, pa.int8()).fill_null(-1).to_numpy()
+    return pinned
+
+
+def _first_ones(pinned: npt.NDArray[np.int8], num_val: int) -> npt.NDArray[np.bool_]:
+    """True for those in val: all that are pinned there, and of the free ones the first."""
+    is_val = pinned > 0
+    free = np.flatnonzero(pinned < 0)
+    is_val[free[: max(0, num_val - int(is_val.sum()))]] = True
+    return is_val
 
 
 def _ppm(fraction: float) -> int:
@@ -146,7 +170,7 @@ def _counts(images: pa.Table, sites: list[str]) -> Any:
     return pairs.reshape(len(sites), num) @ np.array(bears, dtype=np.int64).reshape(num, -1)
 
 
-def _evenly(images: pa.Table, groups: list[str], val_ppm: int) -> Any:
+def _evenly(images: pa.Table, groups: list[str], val_ppm: int, pinned: npt.NDArray[np.int8]) -> Any:
     """True for the wanted share of ``groups``, evenly over the rarest category of each."""
     labels = LabelCodes.of(images["labels"])
     rank = _rank_by_rarity(labels)
@@ -155,8 +179,10 @@ def _evenly(images: pa.Table, groups: list[str], val_ppm: int) -> Any:
     np.minimum.at(stratum, at_group, rank[labels.codes])
     # Within a stratum the order is the drawn one; every so many-th goes to val.
     order = np.argsort(stratum, kind="stable")
-    steps = (np.arange(len(groups) + 1) * val_ppm) // 1_000_000
-    is_val = np.zeros(len(groups), dtype=np.bool_)
+    order = order[pinned[order] < 0]
+    # Counted on from those that are pinned, or a few at a time would never come to a whole one.
+    steps = (np.arange(len(groups) - len(order), len(groups) + 1) * val_ppm) // 1_000_000
+    is_val = pinned > 0
     is_val[order] = np.diff(steps) > 0
     if not is_val.any():
         is_val[0] = True

@@ -19,19 +19,25 @@ _MAX_NUM_SWAPS = 100_000
 """Pairs that are tried at one move; with more sites than give so many, only single moves are."""
 
 
-def choose_val(counts_SC: Counts, val_ppm: int) -> npt.NDArray[np.bool_]:
+def choose_val(
+    counts_SC: Counts, val_ppm: int, pinned_S: npt.NDArray[np.int8] | None = None
+) -> npt.NDArray[np.bool_]:
     """True for each site that goes to ``val``.
 
     Args:
         counts_SC: images of each category (columns) at each site (rows). The order of the rows is
             the seeded draw: the first sites are those to start from.
         val_ppm: wanted share of ``val``, in millionths.
+        pinned_S: 1 for sites that are in ``val`` whatever comes, 0 for those that are not, -1 for
+            those to choose from; None chooses from all.
     """
-    search = _Search(counts_SC, val_ppm)
     num_sites = len(counts_SC)
+    pinned_S = np.full(num_sites, -1, dtype=np.int8) if pinned_S is None else pinned_S
+    search = _Search(counts_SC, val_ppm, pinned_S < 0)
     num_starts = min(_NUM_STARTS, num_sites)
     starts = [start * num_sites // num_starts for start in range(num_starts)]
-    found = [search.run(_drawn(counts_SC.sum(axis=1), val_ppm, start)) for start in starts]
+    draws = [_drawn(counts_SC.sum(axis=1), val_ppm, start) for start in starts]
+    found = [search.run(np.where(pinned_S < 0, is_val, pinned_S > 0)) for is_val in draws]
     # The first of the best: the order of the sites, and so the seed, decides among equals.
     return min(found, key=search.loss_of)
 
@@ -51,8 +57,9 @@ def _drawn(sizes_S: Counts, val_ppm: int, start: int) -> npt.NDArray[np.bool_]:
 class _Search:
     """How far a choice of sites is from the wanted shares, and the step that brings it nearest."""
 
-    def __init__(self, counts_SC: Counts, val_ppm: int) -> None:
+    def __init__(self, counts_SC: Counts, val_ppm: int, is_free_S: npt.NDArray[np.bool_]) -> None:
         self.counts_SC = counts_SC
+        self.is_free_S = is_free_S
         self.totals_C = counts_SC.sum(axis=0)
         self.wanted_ppm = val_ppm
         # A category of one site can only be on one side: it is not missed on the other.
@@ -94,6 +101,7 @@ class _Search:
         for side in (is_val, ~is_val):
             if side.sum() == 1:
                 losses_S[side] = np.iinfo(np.int64).max
+        losses_S[~self.is_free_S] = np.iinfo(np.int64).max
         best = int(np.argmin(losses_S))
         if losses_S[best] < current:
             return (best,)
@@ -102,8 +110,9 @@ class _Search:
     def _best_swap(
         self, is_val: npt.NDArray[np.bool_], val_C: Counts, current: int
     ) -> tuple[int, ...] | None:
-        out_V, in_T = np.flatnonzero(is_val), np.flatnonzero(~is_val)
-        if len(out_V) * len(in_T) > _MAX_NUM_SWAPS:
+        out_V = np.flatnonzero(is_val & self.is_free_S)
+        in_T = np.flatnonzero(~is_val & self.is_free_S)
+        if not 0 < len(out_V) * len(in_T) <= _MAX_NUM_SWAPS:
             return None
         best: tuple[int, ...] | None = None
         for leaving in out_V:

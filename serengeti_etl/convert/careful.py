@@ -2,14 +2,18 @@
 
 A photograph that kills what resizes it, by a fault in a library or by the memory that it takes,
 would kill one worker of a cluster after the other. Here it kills a child, to which one photograph
-is handed at a time, so that it is known which one it was.
+is handed at a time, so that it is known which one it was. A child can also be killed by chance: by
+the system that runs out of memory, or by a person. So a photograph is blamed only when one child
+after the other dies of it, each of them new and with nothing else to do.
 """
 
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +37,11 @@ Outcomes = tuple[ResizedImage | ImageError, ...]
 
 _MISTAKE, _OUT_OF_MEMORY = 1, 77  # exit codes of the child; the first is Python's own
 _NO_MEMORY = re.compile("(?i)(out of|insufficient) memory")
+
 _TRIES = 2  # the first death may come of something that others left behind
+_TRIES_BY_CHANCE = 5  # no photograph sends such signals; but its memory may be why the system does
+_CHANCES = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+_WAIT_SECONDS = 0.25  # for each of them, before the next try
 
 
 class CarefulResizer:
@@ -54,24 +62,30 @@ class CarefulResizer:
         self._end()
 
     def resize(self, photograph: bytes) -> Outcomes:
-        """The photograph at each size, or why not; ``KILLED`` if the child dies of it."""
-        for _ in range(_TRIES):
+        """The photograph at each size, or why not; ``KILLED`` if each child dies of it."""
+        num_deaths = num_chances = 0
+        while num_deaths < _TRIES and num_chances < _TRIES_BY_CHANCE:
+            time.sleep(_WAIT_SECONDS * num_chances)
             outcomes = self._ask(photograph)
             if outcomes is not None:
                 return outcomes
+            code = self._end()
+            if code == _MISTAKE:
+                raise RuntimeError("the resizer failed; its error is in the worker's log")
+            num_chances += code in _CHANCES
+            num_deaths += code not in _CHANCES
         message = "the process that resizes it dies of it, or of the memory that it takes"
         return tuple(ImageError(KILLED, message) for _ in self.wanted)
 
     def _ask(self, photograph: bytes) -> Outcomes | None:
         """The child's answer; None if it died."""
-        if self._child is None:
-            self._child = _start(self.wanted)
         try:
+            if self._child is None:
+                self._child = _start()
+                _send(self._child.stdin, self.wanted)
             _send(self._child.stdin, photograph)
             outcomes: Outcomes = _receive(self._child.stdout)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            if self._end() == _MISTAKE:
-                raise RuntimeError("the resizer failed; its error is in the worker's log") from None
             return None
         return outcomes
 
@@ -85,14 +99,12 @@ class CarefulResizer:
         return child.wait()
 
 
-def _start(wanted: tuple[ResizeSettings, ...]) -> "subprocess.Popen[bytes]":
+def _start() -> "subprocess.Popen[bytes]":
     # Not by multiprocessing: a Dask worker is a daemon of its nanny, and may have no children so.
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
-    child = subprocess.Popen(  # noqa: S603 - this Python, this module
+    return subprocess.Popen(  # noqa: S603 - this Python, this module
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    _send(child.stdin, wanted)
-    return child
 
 
 def _send(pipe: IO[bytes] | None, value: Any) -> None:

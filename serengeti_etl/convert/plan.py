@@ -1,28 +1,20 @@
-"""Which image goes to which split and shard: pure, repeatable, and a table one can open.
-
-Whole sequences are ordered by a keyed digest and cut into shards of nearly equal size, so each
-shard is a random sample of its split and shuffling over a few shards is as good as over all.
-"""
+"""What a conversion will do: pure, repeatable, and told apart from all others by fingerprints."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from serengeti_etl.catalog.selection import SELECTED_SCHEMA, Selection
-from serengeti_etl.catalog.splits import keyed_digest
+from serengeti_etl.catalog.selection import Selection
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.assignment import Assignment, first_assignment
+from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import FORMAT, REJECT_SCHEMA, canonical_bytes
 from serengeti_etl.errors import ConfigError
-
-PLAN_SCHEMA = pa.schema([pa.field("shard", pa.string(), nullable=False), *SELECTED_SCHEMA])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +28,7 @@ class PlannedShard:
         first_row: of the plan's rows the first that is its own, from 0.
         num_images: rows of that row group.
         fingerprint: of everything that decides the shard's bytes, hexadecimal.
+        is_retry: True if an earlier edition rejected its photographs.
     """
 
     name: str
@@ -44,6 +37,7 @@ class PlannedShard:
     first_row: int
     num_images: int
     fingerprint: str
+    is_retry: bool = False
 
     def part_of(self, table: pa.Table) -> pa.Table:
         """Its rows of a table that has a row for each of the plan, in the same order."""
@@ -61,6 +55,9 @@ class Plan:
         classes: categories in the order of a model's outputs.
         plan_hash: of everything that decides the dataset's bytes, hexadecimal.
         priors: as the selection has them.
+        editions: what each plan added, in the order of ``shards``.
+        retried: rows of ``REJECT_SCHEMA``: what earlier editions rejected and later ones try again;
+            in the shards of the earlier ones they stay rejected as they are here.
     """
 
     rows: pa.Table
@@ -69,6 +66,8 @@ class Plan:
     classes: tuple[str, ...]
     plan_hash: str
     priors: Mapping[str, Any]
+    editions: tuple[Edition, ...]
+    retried: pa.Table = field(default_factory=REJECT_SCHEMA.empty_table)
 
     def shard_rows(self, shard: PlannedShard) -> pa.Table:
         """The plan rows of one shard."""
@@ -90,25 +89,30 @@ def make_plan(selection: Selection, pipeline: SeasonPipeline, encoder: str) -> P
 
 
 def make_plans(
-    selection: Selection, pipelines: Sequence[SeasonPipeline], encoder: str
+    selection: Selection,
+    pipelines: Sequence[SeasonPipeline],
+    encoder: str,
+    assignment: Assignment | None = None,
 ) -> tuple[Plan, ...]:
     """As ``make_plan`` for each of several pipelines, which differ in ``resize`` only.
 
-    They share all rows, and their shards differ in nothing but the fingerprints.
+    They share all rows, and their shards differ in nothing but the fingerprints. Of several
+    editions, ``assignment`` has all, and ``selection`` is the last that was made.
     """
-    first = pipelines[0]
-    classes = _classes(selection.images, first)
-    rows = _assign_shards(selection.images, first)
+    assignment = assignment or first_assignment(selection.images, pipelines[0])
+    classes = _classes(assignment, pipelines[0])
     excluded = _reject_rows(selection.excluded)
     plans = []
-    for pipeline, shards in zip(pipelines, _planned_shards(rows, pipelines, encoder), strict=True):
+    planned = _planned_shards(assignment, pipelines, encoder)
+    for pipeline, shards in zip(pipelines, planned, strict=True):
         plan = Plan(
-            rows=rows,
+            rows=assignment.rows,
             excluded=excluded,
             shards=shards,
             classes=classes,
             plan_hash=_plan_hash(pipeline, classes, shards, excluded),
             priors=selection.priors,
+            editions=assignment.editions,
         )
         plans.append(plan)
     return tuple(plans)
@@ -136,11 +140,10 @@ def _reject_rows(excluded: pa.Table) -> pa.Table:
     return table.select(REJECT_SCHEMA.names).cast(REJECT_SCHEMA)
 
 
-def _classes(planned: pa.Table, pipeline: SeasonPipeline) -> tuple[str, ...]:
-    occurring = set(pc.unique(pc.list_flatten(planned["labels"])).to_pylist())
+def _classes(assignment: Assignment, pipeline: SeasonPipeline) -> tuple[str, ...]:
     if pipeline.classes is None:
-        return tuple(sorted(occurring))
-    unlisted = sorted(occurring - set(pipeline.classes))
+        return assignment.categories()
+    unlisted = sorted(set(assignment.categories()) - set(pipeline.classes))
     if unlisted:
         raise ConfigError(
             f"classes does not list {unlisted[0]!r} ({len(unlisted)} such categories occur in the "
@@ -149,68 +152,24 @@ def _classes(planned: pa.Table, pipeline: SeasonPipeline) -> tuple[str, ...]:
     return pipeline.classes
 
 
-def _assign_shards(planned: pa.Table, pipeline: SeasonPipeline) -> pa.Table:
-    """Planned rows with their shard, in shard order."""
-    parts = []
-    for split in sorted(pc.unique(planned["split"]).to_pylist()):
-        rows = planned.filter(pc.field("split") == split)
-        rows = rows.take(_mixed_order(rows["seq_id"], pipeline.shards.seed))
-        numbers = _shard_numbers(rows["seq_id"], pipeline)
-        names = np.char.add(f"{split}-", np.char.zfill(numbers.astype(str), 6))
-        parts.append(rows.append_column("shard", pa.array(names, pa.string())))
-    return pa.concat_tables(parts).select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA).combine_chunks()
-
-
-def _mixed_order(seq_ids: pa.ChunkedArray, seed: int) -> npt.NDArray[np.int64]:
-    """Row numbers in an order that mixes sequences and keeps the frames of each together."""
-    encoded = seq_ids.combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    digests = [keyed_digest(text, purpose="shard", seed=seed) + text.encode() for text in texts]
-    rank = np.empty(len(texts), dtype=np.int64)
-    rank[sorted(range(len(texts)), key=digests.__getitem__)] = np.arange(len(texts))
-    order: npt.NDArray[np.int64] = np.argsort(rank[encoded.indices.to_numpy()], kind="stable")
-    return order
-
-
-def _shard_numbers(seq_ids: pa.ChunkedArray, pipeline: SeasonPipeline) -> npt.NDArray[np.int64]:
-    """Shard number of each row: nearly equal shards, no sequence cut, none above the limit."""
-    codes = seq_ids.combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    lengths = np.diff(starts, append=len(codes))
-    limit = pipeline.shards.num_samples(pipeline.resize)
-    longest = int(lengths.max())
-    if longest > limit:
-        raise ConfigError(
-            f"a shard holds at most {limit} images, but a sequence has {longest} frames: raise "
-            "shards.max_samples or shards.target_bytes"
-        )
-    # A sequence belongs where it starts, so a shard overshoots an even share by one sequence less
-    # one image at most: with that much room left, none exceeds the limit.
-    num_shards = -(-len(codes) // (limit - longest + 1))
-    numbers: npt.NDArray[np.int64] = np.repeat(starts * num_shards // len(codes), lengths)
-    # With shards of few images some would stay empty: number those that are not.
-    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
-
-
 def _planned_shards(
-    rows: pa.Table, pipelines: Sequence[SeasonPipeline], encoder: str
+    assignment: Assignment, pipelines: Sequence[SeasonPipeline], encoder: str
 ) -> list[tuple[PlannedShard, ...]]:
     """The shards of each pipeline."""
-    codes = rows["shard"].combine_chunks().dictionary_encode()
-    names = codes.dictionary.to_pylist()
-    counts = np.bincount(codes.indices.to_numpy(), minlength=len(names))
-    edges = np.concatenate(([0], np.cumsum(counts)))
+    names, edges = assignment.shards()
+    kinds = [edition.kind for edition in assignment.editions for _ in range(edition.num_shards)]
     settings = [_resize_settings(pipeline, encoder) for pipeline in pipelines]
     shards: list[list[PlannedShard]] = [[] for _ in pipelines]
     for at, (first, end) in enumerate(pairwise(edges)):
-        content = canonical_bytes(rows.slice(first, end - first))
+        content = canonical_bytes(assignment.rows.slice(first, end - first))
         shard = PlannedShard(
             name=names[at],
             split=names[at].rpartition("-")[0],
             row_group=at,
-            first_row=int(first),
-            num_images=int(counts[at]),
+            first_row=first,
+            num_images=end - first,
             fingerprint="",
+            is_retry=kinds[at] == "retry",
         )
         for prefix, mine in zip(settings, shards, strict=True):
             digest = hashlib.sha256(prefix)

@@ -10,18 +10,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from serengeti_etl.catalog.read import read_labels
 from serengeti_etl.cluster import Runner
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.editions import earlier_of
 from serengeti_etl.convert.plan import PlannedShard
-from serengeti_etl.convert.planned import (
-    PlannedDataset,
-    plan_season,
+from serengeti_etl.convert.plan_files import (
+    PlanRecord,
+    parse_record,
+    record_of,
+    record_of_plan,
     refuse_another_plan,
     write_plan,
 )
+from serengeti_etl.convert.planned import PlannedDataset, plan_labels
+from serengeti_etl.convert.recover import beyond_recovery, recovered_editions
 from serengeti_etl.convert.season import finish, make_missing
+from serengeti_etl.dataset.editions import Edition
 from serengeti_etl.dataset.index import (
     DATASET_FILE,
     INDEX_FILE,
@@ -34,7 +40,13 @@ from serengeti_etl.dataset.index import (
     rejects_name,
     tar_name,
 )
-from serengeti_etl.dataset.sums import PLAN_FILES, SUMS_FILE, read_sums, sha256_of, shard_files
+from serengeti_etl.dataset.sums import (
+    SUMS_FILE,
+    plan_files,
+    read_sums,
+    sha256_of,
+    shard_files,
+)
 from serengeti_etl.dataset.verify import Problem, VerifyTask, check_shard, verify_shards
 from serengeti_etl.errors import ConfigError, DatasetError, Incomplete
 from serengeti_etl.lease import hold
@@ -72,6 +84,7 @@ def repair_dataset(
     """What was mended of the dataset at ``output``, which then is byte for byte what it was.
 
     Killed at any moment and called again, it goes on. Whole shards are read and left as they are.
+    An edition that is not finished is finished on the way.
 
     Args:
         pipeline: the one that made the dataset, of one size.
@@ -135,13 +148,13 @@ class _Said:
 
     Attributes:
         index: contents of dataset.json, None if it is missing or damaged.
-        settings: contents of plan.json, likewise.
+        record: what plan.json tells, likewise.
         sums: contents of SHA256SUMS, likewise {}.
         infos: what ``index`` says of each shard, by name.
     """
 
     index: DatasetIndex | None
-    settings: Mapping[str, Any] | None
+    record: PlanRecord | None
     sums: Mapping[str, str]
     infos: Mapping[str, ShardInfo] = field(default_factory=dict)
 
@@ -156,16 +169,16 @@ class _Said:
         except DatasetError:
             sums = {}
         infos = {shard.name: shard for shard in index.shards} if index else {}
-        return _Said(index=index, settings=_plan_settings(store), sums=sums, infos=infos)
+        return _Said(index=index, record=_plan_record(store), sums=sums, infos=infos)
 
-    def plans(self) -> list[Mapping[str, Any]]:
-        """Settings and plan hash by each file that tells them."""
-        found = [] if self.settings is None else [self.settings]
-        if self.index is not None:
-            versions, settings = self.index.versions, self.index.settings
-            plan = {"plan_hash": self.index.plan_hash, "settings": settings}
-            found.append(plan | {"encoder": versions.get("encoder")})
-        return found
+    def plans(self) -> list[PlanRecord]:
+        """What each file tells of the plan that has one."""
+        found = [] if self.record is None else [self.record]
+        return found if self.index is None else [*found, record_of(self.index)]
+
+    def editions(self) -> tuple[Edition, ...]:
+        """Of the dataset, by the file that knows most of them; () if none tells."""
+        return max((plan.editions for plan in self.plans()), key=len, default=())
 
     def sha256s(self, shard: PlannedShard) -> set[str]:
         """Of its tar, by each file that tells it."""
@@ -174,19 +187,27 @@ class _Said:
         return {digest for digest in known if digest is not None}
 
 
-def _plan_settings(store: Store) -> Mapping[str, Any] | None:
+def _plan_record(store: Store) -> PlanRecord | None:
     try:
-        value = store.read_json(PLAN_SETTINGS_FILE)
-    except (FileNotFoundError, ValueError):
+        return parse_record(store.read_json(PLAN_SETTINGS_FILE))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _mend_plan(
     pipeline: SeasonPipeline, store: Store, said: _Said, scratch: Path
 ) -> tuple[PlannedDataset, list[str]]:
     """The dataset as it must be, and the files of its plan that were written again."""
-    season = plan_season(pipeline, scratch)
+    _refuse_half_a_plan(store, said)
+    labels = read_labels(pipeline, scratch)
+    is_damaged = _has_damaged_editions(store, said)
+    season = plan_labels(
+        labels,
+        pipeline,
+        recovered_editions(store, said.index, labels, pipeline)
+        if is_damaged
+        else earlier_of(store, said.editions()),
+    )
     dataset = PlannedDataset(
         folder="",
         store=store,
@@ -194,14 +215,35 @@ def _mend_plan(
         plan=season.plans[""],
         num_images=season.labels.images.num_rows,
     )
+    if is_damaged and dataset.plan.plan_hash not in {plan.plan_hash for plan in said.plans()}:
+        raise beyond_recovery(store, "index and rejects, or the catalog, are of another plan")
     _require_same_plan(dataset, said)
     _refuse_other_shards(dataset, said)
     wanted = Store(url=str(scratch / "wanted"))
     write_plan(replace(dataset, store=wanted), season)
-    mended = [name for name in PLAN_FILES if not _is_as_written(store, wanted, name, said)]
+    names = plan_files(dataset.plan.editions)
+    mended = [name for name in names if not _is_as_written(store, wanted, name, said)]
     for name in mended:
         store.upload(scratch / "wanted" / name, name)
     return dataset, mended
+
+
+def _has_damaged_editions(store: Store, said: _Said) -> bool:
+    """Whether the files that alone tell what was planned when cannot be used."""
+    try:
+        earlier_of(store, said.editions())
+    except DatasetError:
+        return True
+    return False
+
+
+def _refuse_half_a_plan(store: Store, said: _Said) -> None:
+    """Nothing, unless the plan of an edition was being written when its process was killed."""
+    if said.record is not None and not said.record.is_whole:
+        raise DatasetError(
+            f"the plan of an edition is not whole at {store.url}: run `serengeti-etl convert` as "
+            "before, which writes it again, and then repair what is damaged"
+        )
 
 
 def _is_as_written(store: Store, wanted: Store, name: str, said: _Said) -> bool:
@@ -213,10 +255,10 @@ def _is_as_written(store: Store, wanted: Store, name: str, said: _Said) -> bool:
 def _require_same_plan(dataset: PlannedDataset, said: _Said) -> None:
     """Nothing, if a file at hand says that this plan made the dataset."""
     plans = said.plans()
-    if any(plan.get("plan_hash") == dataset.plan.plan_hash for plan in plans):
+    if any(plan.plan_hash == dataset.plan.plan_hash for plan in plans):
         return
     for plan in plans:
-        refuse_another_plan(dataset, plan)
+        refuse_another_plan(plan, record_of_plan(dataset), dataset.store.url)
     # Neither file is there to ask: then one commit record of this plan will do.
     if not any(_committed(dataset.store, shard) for shard in dataset.plan.shards):
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""One season from label file to finished dataset. Read ``_convert`` first."""
+"""One season from label file to finished dataset. Read ``convert_season`` and ``_convert``."""
 
 import contextlib
 from collections import Counter
@@ -6,19 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import pyarrow as pa
-
 from serengeti_etl.ahead import in_order
 from serengeti_etl.cluster import Outcome, Runner
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.editions import plan_datasets
 from serengeti_etl.convert.leftovers import remove_leftovers
 from serengeti_etl.convert.plan import Plan, PlannedShard
-from serengeti_etl.convert.planned import (
-    PlannedDataset,
-    plan_datasets,
-    source_of,
-    write_locations,
-)
+from serengeti_etl.convert.plan_files import write_locations
+from serengeti_etl.convert.planned import PlannedDataset, source_of
 from serengeti_etl.convert.resize import encoder_version
 from serengeti_etl.convert.shard import (
     LOCATIONS_FILE,
@@ -34,11 +29,13 @@ from serengeti_etl.dataset.index import (
     DatasetIndex,
     ShardInfo,
     compact_index,
-    parse_table,
+    index_part_name,
+    parse_rejects,
     read_report,
     rejects_name,
 )
 from serengeti_etl.dataset.ledger import Ledger
+from serengeti_etl.dataset.rejects import read_rejects, read_rejects_of
 from serengeti_etl.dataset.sums import seal
 from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.lease import Lease, hold
@@ -55,6 +52,9 @@ class Conversion:
         num_made: shards made by this run; the others were there already.
         num_source_bytes: bytes of photographs read by this run, for all its sizes together.
         seconds: wall time per stage, summed over this run's tasks, likewise for all its sizes.
+        added: shards that a dataset got which was finished before; () where there was none.
+        num_retried: photographs in them that had been rejected before.
+        num_recovered: of these, those that are in a shard now.
     """
 
     index: DatasetIndex
@@ -62,21 +62,32 @@ class Conversion:
     num_made: int
     num_source_bytes: int
     seconds: Mapping[str, float]
+    added: tuple[ShardInfo, ...] = ()
+    num_retried: int = 0
+    num_recovered: int = 0
 
 
 def convert_season(
-    pipeline: SeasonPipeline, runner: Runner, output: str, on_progress: OnProgress | None = None
+    pipeline: SeasonPipeline,
+    runner: Runner,
+    output: str,
+    on_progress: OnProgress | None = None,
+    *,
+    retry_rejects: bool = False,
 ) -> Conversion:
     """The finished dataset of ``pipeline`` at ``output``.
 
     Killed at any moment and called again, it goes on with the shards that are not committed yet,
-    and every byte is that of an undisturbed run.
+    and every byte is that of an undisturbed run. A catalog that has grown adds shards; those that
+    are there stay as they are.
 
     Args:
         pipeline: what to convert, of one size.
         runner: where tasks run.
         output: folder or bucket prefix for the dataset.
         on_progress: called with each finished shard.
+        retry_rejects: try what was rejected again, in shards of its own; where work is unfinished,
+            that is finished instead.
 
     Raises:
         ConfigError: ``output`` holds another plan, or a setting is impossible.
@@ -91,11 +102,18 @@ def convert_season(
             f"the pipeline has the sizes {', '.join(pipeline.sizes)}: call convert_sizes, or give "
             "one of them to its of_size"
         )
-    return _convert(pipeline, runner, output, on_progress)[""]
+    with _held(output) as (store, lease):
+        datasets = plan_datasets(pipeline, store, retry_rejects=retry_rejects)
+        return _convert(datasets, runner, lease, on_progress)[""]
 
 
 def convert_sizes(
-    pipeline: SeasonPipeline, runner: Runner, output: str, on_progress: OnProgress | None = None
+    pipeline: SeasonPipeline,
+    runner: Runner,
+    output: str,
+    on_progress: OnProgress | None = None,
+    *,
+    retry_rejects: bool = False,
 ) -> Mapping[str, Conversion]:
     """The finished datasets of ``pipeline.sizes`` by size, each in its folder below ``output``.
 
@@ -108,6 +126,7 @@ def convert_sizes(
         runner: where tasks run.
         output: folder or bucket prefix for the folders of the datasets.
         on_progress: called with each shard that is finished at every size.
+        retry_rejects: as of ``convert_season``, what was rejected at every size.
 
     Raises:
         ConfigError: ``pipeline`` has no ``sizes``, or as ``convert_season``, which raises the
@@ -115,25 +134,33 @@ def convert_sizes(
     """
     if not pipeline.sizes:
         raise ConfigError("the pipeline has no sizes: set them, or call convert_season")
-    return _convert(pipeline, runner, output, on_progress)
+    with _held(output) as (store, lease):
+        datasets = plan_datasets(pipeline, store, retry_rejects=retry_rejects)
+        return _convert(datasets, runner, lease, on_progress)
 
 
-def _convert(
-    pipeline: SeasonPipeline, runner: Runner, output: str, on_progress: OnProgress | None
-) -> dict[str, Conversion]:
-    """The finished datasets by their folder below ``output``."""
+@contextlib.contextmanager
+def _held(output: str) -> Iterator[tuple[Store, Lease]]:
+    """The place of the datasets, as long as nobody else writes there."""
     store = Store(url=output)
     with hold(store) as lease:
         store.remove_partial()
-        datasets = plan_datasets(pipeline, store)
-        tally = make_missing(datasets, runner, lease, on_progress)
-        conversions = {
-            dataset.folder: finish(dataset, tally)
-            for dataset in datasets
-            if tally.of(dataset).is_whole
-        }
-        _leave_in_order([one for one in datasets if one.folder not in conversions], tally)
-        tally.check_whole()
+        yield store, lease
+
+
+def _convert(
+    datasets: Sequence[PlannedDataset],
+    runner: Runner,
+    lease: Lease,
+    on_progress: OnProgress | None,
+) -> dict[str, Conversion]:
+    """The finished datasets by their folder below the output."""
+    tally = make_missing(datasets, runner, lease, on_progress)
+    conversions = {
+        dataset.folder: finish(dataset, tally) for dataset in datasets if tally.of(dataset).is_whole
+    }
+    _leave_in_order([one for one in datasets if one.folder not in conversions], tally)
+    tally.check_whole()
     return conversions
 
 
@@ -213,16 +240,18 @@ def _todo(datasets: Sequence[PlannedDataset], tally: Tally) -> list[_Todo]:
 def _committed(store: Store, plan: Plan) -> dict[str, ShardReport]:
     """The shards of this plan that an earlier run finished, by name."""
     names = set(store.list("index"))
-    found = {}
-    for shard in plan.shards:
-        if f"index/{shard.name}.parquet" not in names:
-            continue
-        info = read_report(store, shard.name)
-        if info is not None and info.fingerprint == shard.fingerprint and _has_tar(store, info):
-            report = _known_report(store, info)
-            if report is not None:
-                found[shard.name] = report
-    return found
+    there = [shard for shard in plan.shards if index_part_name(shard.name) in names]
+    # Thousands of shards in a bucket: one after the other they would take minutes.
+    reports = in_order(partial(_report_of, store), there)
+    return {report.info.name: report for report in reports if report is not None}
+
+
+def _report_of(store: Store, shard: PlannedShard) -> ShardReport | None:
+    """What came of a shard; None if it is not there whole, as this plan wants it."""
+    info = read_report(store, shard.name)
+    if info is None or info.fingerprint != shard.fingerprint or info.name != shard.name:
+        return None
+    return _known_report(store, info) if _has_tar(store, info) else None
 
 
 def _has_tar(store: Store, info: ShardInfo) -> bool:
@@ -241,7 +270,7 @@ def _known_report(store: Store, info: ShardInfo) -> ShardReport | None:
     except FileNotFoundError:
         return None
     try:
-        rejects = parse_table(content).to_pylist()
+        rejects = parse_rejects(content, info.name).to_pylist()
     except UNREADABLE:
         return None
     return ShardReport(
@@ -256,6 +285,7 @@ def _tasks(
 ) -> Iterator[ShardTask]:
     source, encoder = source_of(home.pipeline), encoder_version()
     is_archived = bool(home.pipeline.archives)
+    retried = set(home.plan.retried["shard"].to_pylist())
     for one in todo:
         yield ShardTask(
             name=one.shard.name,
@@ -267,7 +297,9 @@ def _tasks(
             is_archived=is_archived,
             encoder=encoder,
             num_threads=num_threads,
-            max_reject_share=home.pipeline.max_shard_reject_share,
+            # Of photographs that were rejected before, it is no wonder if most are again.
+            max_reject_share=1.0 if one.shard.is_retry else home.pipeline.max_shard_reject_share,
+            is_retried=one.shard.name in retried,
         )
 
 
@@ -287,7 +319,7 @@ def finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
     remove_leftovers(store, plan, made.infos)
     infos = tuple(made.infos[shard.name] for shard in plan.shards)
     compact_index(store, infos)
-    ledger = count_ledger(store, dataset.num_images, infos)
+    ledger = count_ledger(dataset, infos)
     ledger.check()
     index = DatasetIndex(
         name=dataset.pipeline.name,
@@ -298,39 +330,46 @@ def finish(dataset: PlannedDataset, tally: Tally) -> Conversion:
         versions={"encoder": encoder_version()},
         plan_hash=plan.plan_hash,
         priors=plan.priors,
+        editions=plan.editions,
     )
+    added = _added(dataset, infos)
     seal(store, index, made.made)
     store.remove_partial()
+    is_retry = {shard.name: shard.is_retry for shard in plan.shards}
+    retries = [info for info in added if is_retry[info.name]]
     return Conversion(
         index=index,
         ledger=ledger,
         num_made=len(made.made),
         num_source_bytes=tally.num_source_bytes,
         seconds=dict(tally.seconds),
+        added=added,
+        num_retried=sum(info.num_samples + info.num_rejected for info in retries),
+        num_recovered=sum(info.num_samples for info in retries),
     )
 
 
-def count_ledger(store: Store, num_images: int, infos: Iterable[ShardInfo]) -> Ledger:
+def _added(dataset: PlannedDataset, infos: Iterable[ShardInfo]) -> tuple[ShardInfo, ...]:
+    """The shards that dataset.json has not yet; () without one."""
+    try:
+        known = {shard.name for shard in DatasetIndex.read(dataset.store).shards}
+    except DatasetError:
+        return ()
+    return tuple(info for info in infos if info.name not in known)
+
+
+def count_ledger(dataset: PlannedDataset, infos: Iterable[ShardInfo]) -> Ledger:
     """The ledger as the files on storage have it.
 
     Raises:
         DatasetError: a file of rejects is damaged, or one that a shard's report names not there.
     """
-    infos = tuple(infos)
-    names = ["plan", *(info.name for info in infos if info.num_rejected)]
+    store, infos = dataset.store, tuple(infos)
     try:
-        rejects = list(in_order(partial(_read_rejects, store), names))
+        rejects = [
+            read_rejects_of(store, "plan"),
+            read_rejects(store, infos, dataset.plan.editions),
+        ]
     except FileNotFoundError as error:
         raise DatasetError(f"rejects are missing: {error}; run `serengeti-etl verify`") from error
-    return Ledger.count(num_images, sum(info.num_samples for info in infos), rejects)
-
-
-def _read_rejects(store: Store, shard: str) -> pa.Table:
-    name = rejects_name(shard)
-    content = store.read(name)
-    try:
-        return parse_table(content)
-    except UNREADABLE as error:
-        raise DatasetError(
-            f"{name} at {store.url} is damaged ({str(error).strip()}): run `serengeti-etl repair`"
-        ) from error
+    return Ledger.count(dataset.num_images, sum(info.num_samples for info in infos), rejects)

@@ -20,16 +20,19 @@ import pyarrow.parquet as pq
 
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.careful import CarefulResizer
+from serengeti_etl.convert.doubles import check_doubles
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
 from serengeti_etl.convert.member import Location
 from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_to_each
 from serengeti_etl.convert.tar_file import TarFile
+from serengeti_etl.dataset.editions import RETRIED_FILE
 from serengeti_etl.dataset.index import (
     INDEX_SCHEMA,
     PLAN_FILE,
     REJECT_SCHEMA,
     ShardInfo,
     index_part_name,
+    read_table,
     rejects_name,
     tar_name,
     write_table,
@@ -79,6 +82,8 @@ class ShardTask:
         max_reject_share: share of rejects, 0–1, above which a shard of ``MIN_JUDGED`` images or
             more fails.
         is_careful: True resizes in a child that may die of a photograph: slower, the same bytes.
+        is_retried: True if a later edition tries some of its rejects again: they stay rejected
+            here, as ``RETRIED_FILE`` of each output has them, however good they are by now.
     """
 
     name: str
@@ -92,6 +97,7 @@ class ShardTask:
     num_threads: int | None = None
     max_reject_share: float = 1.0
     is_careful: bool = False
+    is_retried: bool = False
 
     @property
     def key(self) -> str:
@@ -161,7 +167,10 @@ def make_shard(task: ShardTask) -> TaskReport:
         shards = [
             _Shard(task, output, _open_tar(task, output, tars, stages)) for output in task.outputs
         ]
-        contents = _timed(fetch_in_order(task.images, _wanted(task, rows)), stages)
+        wanted = _without(shards[0].retried, _wanted(task, rows), rows)
+        contents = _timed(
+            check_doubles(task.images, wanted, fetch_in_order(task.images, wanted)), stages
+        )
         for row, results in zip(rows, _resized(contents, task, stages), strict=True):
             num_source_bytes += results[0].source_num_bytes
             for shard, result in zip(shards, results, strict=True):
@@ -216,6 +225,24 @@ def _wanted(task: ShardTask, rows: list[dict[str, Any]]) -> list[Wanted]:
         )
         for name, place in zip(names, places, strict=True)
     ]
+
+
+def _without(
+    retried: Mapping[str, Any], wanted: list[Wanted], rows: list[dict[str, Any]]
+) -> list[Wanted]:
+    """The same, but that what was rejected for good is not looked for."""
+    return [
+        replace(one, is_absent=one.is_absent or row["image_id"] in retried)
+        for one, row in zip(wanted, rows, strict=True)
+    ]
+
+
+def _retried(task: ShardTask, output: Store) -> dict[str, dict[str, Any]]:
+    """The rejects of this shard that a later edition tries again, by image."""
+    if not task.is_retried:
+        return {}
+    rows = read_table(output, RETRIED_FILE).to_pylist()
+    return {row["image_id"]: row for row in rows if row["shard"] == task.name}
 
 
 def _row_group(task: ShardTask, name: str) -> list[dict[str, Any]]:
@@ -290,10 +317,13 @@ class _Shard:
         self.tar = tar
         self.index_rows: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
+        self.retried = _retried(task, output.store)
 
     def add(self, row: dict[str, Any], result: _Resized | _Refused) -> None:
         """Append one photograph, or note why there is none."""
-        if isinstance(result, _Refused):
+        if row["image_id"] in self.retried:
+            self.rejects.append(self.retried[row["image_id"]])
+        elif isinstance(result, _Refused):
             self._reject(row, result.stage, result.error)
         else:
             self._append(row, result)

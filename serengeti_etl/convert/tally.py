@@ -1,9 +1,11 @@
 """What has come in of a conversion so far, and when it is too much of the wrong kind."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from serengeti_etl.cluster import Outcome
 from serengeti_etl.convert.planned import PlannedDataset
@@ -21,7 +23,7 @@ class Progress:
     Attributes:
         name: of that shard.
         num_images: of its plan.
-        num_rejected: of them, those that are in ``rejects/`` instead.
+        num_rejected: of them, those that are rejected in the end.
         num_source_bytes: bytes of photographs read for it by this run.
         is_new: False if an earlier run had made it.
         num_planned: images of the whole plan.
@@ -38,6 +40,30 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Retried:
+    """Rejects of a shard that a later edition tries again.
+
+    Attributes:
+        by_reason: how many.
+        examples: all of them, as ``ShardReport`` has examples.
+    """
+
+    by_reason: Counter[str] = field(default_factory=Counter)
+    examples: set[str] = field(default_factory=set)
+
+
+_NONE = _Retried()
+
+
+def _by_shard(retried: pa.Table) -> dict[str, _Retried]:
+    found: defaultdict[str, _Retried] = defaultdict(_Retried)
+    for row in retried.to_pylist():
+        found[row["shard"]].by_reason[row["reason"]] += 1
+        found[row["shard"]].examples.add(f"{row['file_name']}: {row['message']}")
+    return dict(found)
+
+
 class DatasetTally:
     """What has come in of one dataset.
 
@@ -47,7 +73,10 @@ class DatasetTally:
 
     def __init__(self, dataset: PlannedDataset) -> None:
         self.num_shards = len(dataset.plan.shards)
-        self.num_planned = dataset.plan.rows.num_rows
+        plan = dataset.plan
+        # An image that is tried again is planned once; what came of it before counts no more.
+        self.num_planned = plan.rows.num_rows - plan.retried.num_rows
+        self.retried = _by_shard(plan.retried)
         share, count = dataset.pipeline.max_reject_share, dataset.pipeline.max_rejects
         self.budgets = {"max_reject_share": share * self.num_planned}
         if count is not None:
@@ -65,10 +94,17 @@ class DatasetTally:
     def add(self, report: ShardReport, *, is_new: bool) -> None:
         """Count one shard."""
         self.infos[report.info.name] = report.info
+        retried = self.retried.get(report.info.name, _NONE)
         self.rejects.update(report.rejects_by_reason)
-        self.examples += report.examples
+        self.rejects -= retried.by_reason
+        self.examples += [one for one in report.examples if one not in retried.examples]
         if is_new:
             self.made.add(report.info.name)
+
+    def num_rejected(self, report: ShardReport) -> int:
+        """Rejects of one shard, without those that a later one tries again."""
+        retried = self.retried.get(report.info.name, _NONE)
+        return report.info.num_rejected - retried.by_reason.total()
 
     def check_rejects(self) -> None:
         """Nothing, as long as the rejects are within the budget.
@@ -111,7 +147,7 @@ class Tally:
         for dataset, report in found:
             self.of(dataset).add(report, is_new=False)
         if len(found) == len(self.by_url):
-            self._tell(found[0][1], 0, is_new=False)
+            self._tell(self.of(found[0][0]), found[0][1], 0, is_new=False)
         for dataset, _ in found:
             self.of(dataset).check_rejects()
 
@@ -141,17 +177,20 @@ class Tally:
         self.seconds.update(result.seconds)
         for output, report in zip(task.outputs, result.shards, strict=True):
             self.by_url[output.store.url].add(report, is_new=True)
-        self._tell(result.shards[0], result.num_source_bytes, is_new=True)
+        first = self.by_url[task.outputs[0].store.url]
+        self._tell(first, result.shards[0], result.num_source_bytes, is_new=True)
         for output in task.outputs:
             self.by_url[output.store.url].check_rejects()
 
-    def _tell(self, report: ShardReport, num_source_bytes: int, *, is_new: bool) -> None:
+    def _tell(
+        self, tally: DatasetTally, report: ShardReport, num_source_bytes: int, *, is_new: bool
+    ) -> None:
         if self.on_progress is None:
             return
         progress = Progress(
             name=report.info.name,
             num_images=report.info.num_samples + report.info.num_rejected,
-            num_rejected=report.info.num_rejected,
+            num_rejected=tally.num_rejected(report),
             num_source_bytes=num_source_bytes,
             is_new=is_new,
             num_planned=self.num_planned,

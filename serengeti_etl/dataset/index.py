@@ -9,6 +9,7 @@
     rejects/train-000000.parquet the images of that shard's plan that could not be used
     rejects/plan.parquet         the images that were excluded before any shard
     plan/plan.parquet            one row group per shard; plan/plan.json the settings
+    plan/retried.parquet         rejects that were tried again; see ``dataset.editions``
     catalog.parquet              every image of the label file
     annotations.parquet          what it says of them: counts, behaviours, boxes
     splits.json                  the sites of each split
@@ -27,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serengeti_etl.ahead import in_order
+from serengeti_etl.dataset.editions import Edition, parse_editions
 from serengeti_etl.errors import DatasetError
 from serengeti_etl.storage import AppendedFile, Store, json_bytes
 
@@ -149,6 +151,7 @@ class DatasetIndex:
         versions: libvips that made the JPEGs, and the like.
         plan_hash: fingerprint of the whole plan, hexadecimal.
         priors: share of each category among the sequences of train, before and after thinning.
+        editions: what each plan added, in the order of ``shards``; () counts as one of them all.
     """
 
     name: str
@@ -159,6 +162,7 @@ class DatasetIndex:
     versions: Mapping[str, str]
     plan_hash: str
     priors: Mapping[str, Any] = field(default_factory=dict)
+    editions: tuple[Edition, ...] = ()
 
     def content(self) -> bytes:
         """The bytes of dataset.json."""
@@ -193,7 +197,7 @@ class DatasetIndex:
         del value["format"]
         try:
             return _checked_index(value)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise _damaged(store, error) from error
 
 
@@ -205,13 +209,14 @@ def _damaged(store: Store, error: Exception) -> DatasetError:
 
 
 def _checked_index(value: dict[str, Any]) -> DatasetIndex:
-    """The contents of dataset.json from its JSON. Raises TypeError or KeyError."""
+    """The contents of dataset.json from its JSON. Raises TypeError, KeyError or ValueError."""
     shards = tuple(ShardInfo(**shard) for shard in value.pop("shards"))
     for shard in shards:
         for column in dataclasses.fields(ShardInfo):
             _require_type(column.name, getattr(shard, column.name), column.type)
     classes = tuple(value.pop("classes"))
-    index = DatasetIndex(shards=shards, classes=classes, **value)
+    editions = parse_editions(value.pop("editions", []))
+    index = DatasetIndex(shards=shards, classes=classes, editions=editions, **value)
     for name, kind in (("name", str), ("plan_hash", str), ("ledger", dict), ("settings", dict)):
         _require_type(name, getattr(index, name), kind)
     for name in ("versions", "priors"):
@@ -364,6 +369,17 @@ def parse_table(content: bytes, columns: Sequence[str] | None = None) -> pa.Tabl
     return file.read(columns=columns, use_threads=False)
 
 
+def parse_rejects(content: bytes, shard: str) -> pa.Table:
+    """The rejects of ``shard``; raises one of ``UNREADABLE`` if damaged, or another file's."""
+    rejects = parse_table(content)
+    if not rejects.schema.equals(REJECT_SCHEMA):
+        raise DatasetError("it does not have the columns of this format")
+    others = set(rejects["shard"].to_pylist()) - {shard}
+    if others:
+        raise DatasetError(f"it has rejects of {', '.join(sorted(map(str, others)))}")
+    return rejects
+
+
 def read_report(store: Store, shard: str) -> ShardInfo | None:
     """The report in the index part of ``shard``; None if that shard is not committed."""
     try:
@@ -384,23 +400,30 @@ def parse_report(content: bytes) -> ShardInfo | None:
 
 def canonical_bytes(table: pa.Table) -> memoryview:
     """All rows as text: independent of the versions of Arrow and Parquet."""
-    columns = []
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if pa.types.is_list(column.type):
-            column = pc.binary_join(column, "\x1d")
-        elif pa.types.is_timestamp(column.type):
-            column = pc.cast(column, pa.int64())
-        columns.append(pc.fill_null(pc.cast(column, pa.large_string()), "\x1c"))
+    columns = [canonical_column(table[name]) for name in table.column_names]
     end = pa.array(["\x1e"] * table.num_rows, pa.large_string())
     separator = pa.scalar("\x1f", pa.large_string())
     joined = pc.binary_join_element_wise(*columns, end, separator)
     return memoryview("".join(joined.to_pylist()).encode())
 
 
+def canonical_column(column: pa.ChunkedArray) -> pa.Array:
+    """Its values as text, likewise; a null has a text of its own."""
+    values = column.combine_chunks()
+    if pa.types.is_list(values.type):
+        values = pc.binary_join(values, "\x1d")
+    elif pa.types.is_timestamp(values.type):
+        values = pc.cast(values, pa.int64())
+    return pc.fill_null(pc.cast(values, pa.large_string()), "\x1c")
+
+
 def compact_index(store: Store, shards: Sequence[ShardInfo]) -> None:
     """Write index.parquet: the rows of ``shards`` in order, in few large row groups."""
-    parts = in_order(partial(_read_part, store), shards)
+    write_index(store, in_order(partial(_read_part, store), shards))
+
+
+def write_index(store: Store, parts: Iterable[pa.Table]) -> None:
+    """Write index.parquet of the rows of the shards, in order; few are in memory at a time."""
     with (
         store.create(INDEX_FILE) as append,
         AppendedFile(append) as file,

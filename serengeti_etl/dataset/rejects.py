@@ -3,21 +3,28 @@
 A bad memory card shows as one site, a camera that failed in the rain as one day.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from serengeti_etl.ahead import in_order
+from serengeti_etl.dataset.editions import RETRIED_FILE, Edition, num_retried
 from serengeti_etl.dataset.index import (
     CATALOG_FILE,
     REJECT_SCHEMA,
     UNREADABLE,
     Dataset,
+    ShardInfo,
+    parse_table,
     read_table,
     rejects_name,
 )
 from serengeti_etl.errors import DatasetError
+from serengeti_etl.storage import Store
 
 NO_NAME = "(none)"
 """Stands where the label file names no site or no date."""
@@ -57,24 +64,74 @@ class RejectGroups:
     by_day: tuple[RejectGroup, ...]
 
 
+def read_rejects(
+    store: Store, shards: Iterable[ShardInfo], editions: Iterable[Edition]
+) -> pa.Table:
+    """What is rejected in the end, rows of ``REJECT_SCHEMA`` in shard order.
+
+    A photograph that a later edition tried again is what came of it there.
+
+    Args:
+        store: of the dataset.
+        shards: of all these editions.
+        editions: of the dataset.
+
+    Raises:
+        FileNotFoundError: a file of rejects is missing.
+        DatasetError: one is damaged.
+    """
+    names = [shard.name for shard in shards if shard.num_rejected]
+    tables = list(in_order(partial(read_rejects_of, store), names))
+    rejects = pa.concat_tables([REJECT_SCHEMA.empty_table(), *tables])
+    retried = read_retried(store, editions)
+    if not retried.num_rows:
+        return rejects
+    is_standing = pc.invert(pc.is_in(_places(rejects), value_set=_places(retried)))
+    return rejects.filter(is_standing)
+
+
+def read_rejects_of(store: Store, shard: str) -> pa.Table:
+    """The rejects of one shard, or of ``plan``, rows of ``REJECT_SCHEMA``. Raises likewise."""
+    name = rejects_name(shard)
+    content = store.read(name)
+    try:
+        return parse_table(content).cast(REJECT_SCHEMA)
+    except UNREADABLE as error:
+        raise DatasetError(
+            f"{name} at {store.url} is damaged ({str(error).strip()}): run `serengeti-etl repair`"
+        ) from error
+
+
+def read_retried(store: Store, editions: Iterable[Edition]) -> pa.Table:
+    """The rejects that these editions tried again, as they were. Raises as ``read_rejects``."""
+    num_rows = num_retried(editions)
+    if not num_rows:
+        return REJECT_SCHEMA.empty_table()
+    return read_table(store, RETRIED_FILE).cast(REJECT_SCHEMA).slice(0, num_rows)
+
+
+def _places(rejects: pa.Table) -> pa.Array:
+    """Image and shard of each."""
+    columns = [rejects[name].combine_chunks() for name in ("image_id", "shard")]
+    return pc.binary_join_element_wise(*columns, "\x1f")
+
+
 def group_rejects(dataset: Dataset) -> RejectGroups:
     """The photographs of ``dataset`` that could not be used, in groups.
 
     Raises:
         DatasetError: a file of rejects or the catalog is damaged or missing.
     """
-    names = [rejects_name(shard.name) for shard in dataset.info.shards if shard.num_rejected]
-    if not names:
-        return RejectGroups(by_reason=(), by_site=(), by_day=())
     try:
-        tables = [read_table(dataset.store, name) for name in names]
+        rejects = read_rejects(dataset.store, dataset.info.shards, dataset.info.editions)
+        if not rejects.num_rows:
+            return RejectGroups(by_reason=(), by_site=(), by_day=())
         catalog = read_table(dataset.store, CATALOG_FILE, ["image_id", "site", "datetime"])
     except UNREADABLE as error:
         raise DatasetError(
             f"rejects or catalog of {dataset.store.url} cannot be read ({error}); run "
             f"`serengeti-etl verify {dataset.store.url}`"
         ) from error
-    rejects = pa.concat_tables(tables).cast(REJECT_SCHEMA)
     rejects = rejects.filter(pc.equal(rejects["state"], "rejected"))
     rows = pc.index_in(rejects["image_id"], value_set=catalog["image_id"])
     sites, days = _named(catalog["site"]), _days(catalog)

@@ -6,10 +6,11 @@ without this package. The tars' checksums stand in dataset.json too; those of al
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from serengeti_etl.catalog.selection import SPLITS_FILE
+from serengeti_etl.dataset.editions import RETRIED_FILE, Edition
 from serengeti_etl.dataset.index import (
     ANNOTATIONS_FILE,
     CATALOG_FILE,
@@ -51,9 +52,15 @@ def shard_files(shard: ShardInfo) -> tuple[str, ...]:
     return (*names, rejects_name(shard.name)) if shard.num_rejected else names
 
 
+def plan_files(editions: Iterable[Edition]) -> tuple[str, ...]:
+    """Names of what is there before the first shard of the last of ``editions``."""
+    is_retried = any(edition.kind == "retry" for edition in editions)
+    return (*PLAN_FILES, RETRIED_FILE) if is_retried else PLAN_FILES
+
+
 def file_names(index: DatasetIndex) -> Iterator[str]:
     """Names of all files of a dataset but ``SUMS_FILE``."""
-    yield from (*PLAN_FILES, INDEX_FILE, DATASET_FILE)
+    yield from (*plan_files(index.editions), INDEX_FILE, DATASET_FILE)
     for shard in index.shards:
         yield from shard_files(shard)
 
@@ -134,3 +141,29 @@ def read_sums(store: Store) -> dict[str, str] | None:
             f"{SUMS_FILE} at {store.url} is damaged; `serengeti-etl repair` makes it again"
         )
     return sums
+
+
+def forget_sums(store: Store, names: Iterable[str]) -> None:
+    """Take files that are about to change out of SHA256SUMS, if it is there and whole."""
+    try:
+        known = read_sums(store) or {}
+    except DatasetError:
+        return
+    names = set(names)
+    if names & known.keys():
+        left = {name: digest for name, digest in known.items() if name not in names}
+        store.write(SUMS_FILE, sums_content(left))
+
+
+def refuse_damaged(store: Store, name: str) -> None:
+    """Nothing, if a file is what SHA256SUMS has of it, or that has nothing of it.
+
+    Raises:
+        DatasetError: it is missing, or not what it was.
+    """
+    try:
+        known = (read_sums(store) or {}).get(name)
+    except DatasetError:
+        return
+    if known is not None and sha256_of(store, name) != known:
+        raise DatasetError(f"{name} is not what it was when the dataset was finished")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from serengeti_etl.catalog.splits import keyed_digest
 from serengeti_etl.cluster import Runner
+from serengeti_etl.dataset.editions import parse_editions
 from serengeti_etl.dataset.index import (
     CATALOG_FILE,
     DATASET_FILE,
@@ -29,17 +30,19 @@ from serengeti_etl.dataset.index import (
     ShardInfo,
     canonical_bytes,
     index_part_name,
+    parse_rejects,
     parse_report,
     parse_table,
     read_table,
     rejects_name,
 )
 from serengeti_etl.dataset.ledger import Ledger
+from serengeti_etl.dataset.rejects import read_rejects
 from serengeti_etl.dataset.sums import (
     PIECE_NUM_BYTES,
-    PLAN_FILES,
     SUMS_FILE,
     file_names,
+    plan_files,
     read_sums,
     sha256_of,
     shard_files,
@@ -161,7 +164,8 @@ def verify_shards(
     on_shard: OnShard | None = None,
 ) -> Verification:
     """As ``verify_dataset``, of these shards of ``dataset``."""
-    sums, problems = _known_sums(dataset)
+    unfinished = _unfinished(dataset)
+    sums, problems = _known_sums(dataset, unfinished)
     digests: dict[str, str] = {}
     for outcome in runner.map(check_shard, _tasks(dataset.store, shards, sums)):
         shard = outcome.task.shard
@@ -174,7 +178,7 @@ def verify_shards(
             problems.append(Problem(shard=shard.name, name=shard.tar_name, message=message))
         if on_shard is not None:
             on_shard(shard)
-    problems += _check_whole(dataset, sums, digests)
+    problems += _check_whole(dataset, sums, digests, unfinished)
     return Verification(
         num_shards=len(shards),
         num_samples=sum(shard.num_samples for shard in shards),
@@ -197,7 +201,26 @@ def _of_file(name: str, message: str) -> Problem:
     return Problem(shard=None, name=name, message=message)
 
 
-def _known_sums(dataset: Dataset) -> tuple[dict[str, str], list[Problem]]:
+def _unfinished(dataset: Dataset) -> Problem | None:
+    """That an edition is being added, if so: then the plan's files are those of that one."""
+    try:
+        said = dataset.store.read_json(PLAN_SETTINGS_FILE)
+        num_editions = len(parse_editions(said.get("editions", [])))
+        is_changing = said.get("is_changing", False)
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return None
+    if not is_changing and num_editions <= max(1, len(dataset.info.editions)):
+        return None
+    return _of_file(
+        PLAN_SETTINGS_FILE,
+        f"{PLAN_SETTINGS_FILE} has an edition more than {DATASET_FILE}: until `serengeti-etl "
+        "convert` has finished it, no more than the shards and the index of before can be proved",
+    )
+
+
+def _known_sums(
+    dataset: Dataset, unfinished: Problem | None
+) -> tuple[dict[str, str], list[Problem]]:
     """The checksums, {} if there are none, and what is wrong with them."""
     try:
         sums = read_sums(dataset.store)
@@ -206,7 +229,9 @@ def _known_sums(dataset: Dataset) -> tuple[dict[str, str], list[Problem]]:
     if sums is None:
         message = f"{SUMS_FILE} is missing; `serengeti-etl repair`, or `convert` again, makes it"
         return {}, [_of_file(SUMS_FILE, message)]
-    names = sorted(sums.keys() ^ set(file_names(dataset.info)))
+    expected = set(file_names(dataset.info))
+    expected -= set(plan_files(dataset.info.editions)) if unfinished else set()
+    names = sorted(sums.keys() ^ expected)
     problems = [f"{SUMS_FILE} and {DATASET_FILE} disagree on whether there is {n}" for n in names]
     problems += [
         f"{SUMS_FILE} and {DATASET_FILE} disagree on the sha256 of {shard.tar_name}"
@@ -275,7 +300,7 @@ def _check_rejects(task: VerifyTask) -> Iterator[str]:
         yield f"{name}: {len(content)} bytes that are not those of {SUMS_FILE}"
         return
     try:
-        num_rows = parse_table(content).num_rows
+        num_rows = parse_rejects(content, task.shard.name).num_rows
     except UNREADABLE as error:
         yield f"{name} cannot be read: {error}"
         return
@@ -361,9 +386,17 @@ def _same_labels(sidecar: bytes, row: dict[str, Any]) -> bool:
 
 
 def _check_whole(
-    dataset: Dataset, sums: Mapping[str, str], digests: Mapping[str, str]
+    dataset: Dataset,
+    sums: Mapping[str, str],
+    digests: Mapping[str, str],
+    unfinished: Problem | None,
 ) -> Iterator[Problem]:
     """Disagreements between all that is no shard, and of it with the shards' index rows."""
+    if unfinished is not None:
+        yield unfinished
+        found = _guarded(INDEX_FILE, _check_index(dataset, digests))
+        yield from (_of_file(INDEX_FILE, message) for message in found)
+        return
     yield from (
         _of_file(name, f"{name} belongs to no shard of {DATASET_FILE}")
         for name in _unknown_files(dataset)
@@ -394,7 +427,7 @@ def _guarded(what: str, check: Iterator[str]) -> Iterator[str]:
 
 def _check_files(dataset: Dataset, sums: Mapping[str, str]) -> Iterator[Problem]:
     """Files of no shard that are missing, unreadable, or not the bytes that were written."""
-    for name in (*PLAN_FILES, INDEX_FILE, DATASET_FILE):
+    for name in (*plan_files(dataset.info.editions), INDEX_FILE, DATASET_FILE):
         for message in _guarded(name, _check_file(dataset.store, name, sums)):
             yield _of_file(name, message)
 
@@ -492,8 +525,9 @@ def _check_states(catalog: pa.Table, index: pa.Table, rejects: list[pa.Table]) -
 
 
 def _all_rejects(dataset: Dataset) -> list[pa.Table]:
-    shards = [shard.name for shard in dataset.info.shards if shard.num_rejected]
-    return [read_table(dataset.store, rejects_name(name)) for name in ["plan", *shards]]
+    store, info = dataset.store, dataset.info
+    excluded = read_table(store, rejects_name("plan"))
+    return [excluded, read_rejects(store, info.shards, info.editions)]
 
 
 def _unknown_files(dataset: Dataset) -> Iterator[str]:

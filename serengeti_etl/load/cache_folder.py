@@ -95,6 +95,7 @@ class CacheFolder:
                         claim.lock()
                 placed = _identity_at(final)
                 if placed is not None:
+                    claim.give_up()
                     return placed if placed[1] == has_waited_for else None
                 if claim.keep():
                     return claim
@@ -108,6 +109,7 @@ class CacheFolder:
             worth: of a file here: the least are deleted first, None never.
         """
         with self._locked():
+            claim.clear()
             has_room = self._make_room(num_bytes, worth)
             if has_room:
                 claim.allocate(num_bytes)
@@ -202,9 +204,13 @@ class Claim:
 
     def keep(self) -> bool:
         """True when the lock is on the file that has the partial name, and not on a former one."""
-        there = _identity_at(self._partial)
-        self._is_kept = there is not None and there[1] == self.inode
+        self._is_kept = self._is_current()
         return self._is_kept
+
+    def give_up(self) -> None:
+        """Leave no partial file behind; the lock is held, and it is not needed."""
+        if self._is_current():
+            self._partial.unlink(missing_ok=True)
 
     @contextmanager
     def closed_unless_kept(self) -> Iterator[None]:
@@ -215,11 +221,15 @@ class Claim:
             if not self._is_kept:
                 os.close(self._descriptor)
 
+    def clear(self) -> None:
+        """Give back the room of what a killed process left."""
+        os.ftruncate(self._descriptor, 0)
+
     def allocate(self, num_bytes: int) -> None:
         """Take room on the disk, so that others see it and a full disk shows before the work."""
-        os.ftruncate(self._descriptor, 0)  # a killed process may have left more
         try:
-            os.posix_fallocate(self._descriptor, 0, max(1, num_bytes))
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(self._descriptor, 0, max(1, num_bytes))
         except OSError as error:
             if error.errno not in _CANNOT_RESERVE:
                 raise
@@ -238,6 +248,10 @@ class Claim:
         self._partial.rename(self._final)
         self._is_placed = True
         return identity_of(self._descriptor)
+
+    def _is_current(self) -> bool:
+        there = _identity_at(self._partial)
+        return there is not None and there[1] == self.inode
 
     def __enter__(self) -> Self:
         return self

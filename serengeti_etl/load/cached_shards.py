@@ -86,7 +86,7 @@ class CachedShards:
                 raise ShardError(f"shard {name} has no room ahead of its need") from None
             self._warn("its limit is too small for all that is in work at once; raise it")
         except OSError as error:  # the folder's: the fetcher's are ShardErrors
-            self._warn(f"{error.strerror}; make room there, or name another folder")
+            self._warn(f"{error.strerror or error}; make room there, or name another folder")
         self._tally.add(num_bypassed=1)
         return self._memory.bring(shard, desk)
 

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from serengeti_etl.load.augment import uniform_bits
-from serengeti_etl.load.order import Cursor, EpochOrder, Window, check_size, random_bits
+from serengeti_etl.load.order import Cursor, EpochOrder, Groups, Window, check_size, random_bits
 from serengeti_etl.load.table import Int64, SampleTable
 
 _FRAME_DRAWS = 0x5EED
@@ -18,7 +18,8 @@ class Epoch:
     Args:
         table: the samples.
         cursor: names the order.
-        keep_sequences: images of a sequence follow each other, where images are samples.
+        keep_sequences: images of a sequence follow each other, where images are samples; otherwise
+            they keep apart.
         vary: of a sequence that one frame shows, another in each epoch; else the first.
     """
 
@@ -27,8 +28,10 @@ class Epoch:
     ) -> None:
         check_size(len(table), cursor.split)
         self._table, self._cursor, self._vary = table, cursor, vary
-        is_grouped = keep_sequences and table.selection.frames == "all"
-        groups = self._drawn(table.sequence_starts) if is_grouped else None
+        groups = None
+        if table.selection.frames == "all" and cursor.window:
+            starts_G = self._drawn(table.sequence_starts)
+            groups = Groups(starts_G=starts_G, stay_together=keep_sequences)
         self._order = EpochOrder(self._shard_sizes(), cursor, groups)
 
     @property

@@ -41,7 +41,8 @@ class LoaderSettings:
         window: shards of a lane mixed with each other; 0 keeps the order of the dataset.
         lanes: parts of the order that take turns; each node fetches the shards of its own lanes
             only, where the batch is a multiple of the lanes and these are one of the nodes.
-        keep_sequences: frames of a sequence follow each other; otherwise images are shuffled.
+        keep_sequences: frames of a sequence follow each other; otherwise they keep apart, so that
+            no batch has two of them if the window is large enough.
         augment: light random crops and flips, or more; None for whole photographs.
         drop_last: leave out the samples after the last full global batch of an epoch; otherwise
             the last batch is filled up with masked blanks.
@@ -358,7 +359,9 @@ class ShardLoader(IterableDataset[Batch]):
     def _open_reader(self) -> SampleReader:
         if self._reader is None:
             images, settings = self.samples.images, self.settings
-            source = open_source(images.shards, settings.cache)
+            # Where little is taken of a shard, the rest of it is not fetched.
+            wanted = images.ranges() if self.selection.is_partial else None
+            source = open_source(images.shards, settings.cache, wanted)
             self._reader = SampleReader(images, source, settings.max_damaged, self._meter.stages)
         return self._reader
 

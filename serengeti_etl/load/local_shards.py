@@ -1,8 +1,7 @@
 """Shards in a local folder: read where they are, once they are checked."""
 
 import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from serengeti_etl.load.bringer import Desk
@@ -19,10 +18,18 @@ class LocalShards:
         shards: by number; only those of local folders are ever asked for.
         tally: where checks are counted.
         check: compare with checksums; otherwise with sizes alone.
+        sparse: shards of which little is wanted: said to be not whole rather than read whole.
     """
 
-    def __init__(self, shards: Sequence[Shard], tally: SourceTally, *, check: bool) -> None:
-        self._shards, self._tally, self._check = shards, tally, check
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        tally: SourceTally,
+        *,
+        check: bool,
+        sparse: Collection[int] = (),
+    ) -> None:
+        self._shards, self._tally, self._check, self._sparse = shards, tally, check, sparse
         self._checked: dict[int, HeldFile] = {}
 
     def bring(self, shard: int, desk: Desk) -> HeldFile:  # noqa: ARG002 - for other bringers
@@ -42,7 +49,7 @@ class LocalShards:
             identity = identity_of(file.fileno())
             if known is not None and known.identity == identity:
                 return known
-            is_whole = os.fstat(file.fileno()).st_size == info.num_bytes
+            is_whole = shard not in self._sparse and identity[2] == info.num_bytes
             if is_whole and self._check:
                 with self._tally.timed("seconds_checking"):
                     is_whole = hashlib.file_digest(file, "sha256").hexdigest() == info.sha256

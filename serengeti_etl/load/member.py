@@ -6,7 +6,12 @@ The layout is that of ``convert.tar_file``: plain ustar, ``<image_id>.jpg`` dire
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+SizeT = TypeVar("SizeT", int, NDArray[np.int64])
 
 BLOCK_NUM_BYTES = 512
 """Of a tar: every file in it starts at a multiple of this."""
@@ -34,12 +39,12 @@ class Member:
     said: dict[str, Any]
 
 
-def num_bytes_around(num_bytes: int) -> int:
+def num_bytes_around(num_bytes: SizeT) -> SizeT:
     """Bytes to read, from a block before the photograph on, that hold its JSON too."""
     return 2 * BLOCK_NUM_BYTES + padded(num_bytes) + _JSON_NUM_BYTES
 
 
-def padded(num_bytes: int) -> int:
+def padded(num_bytes: SizeT) -> SizeT:
     """Size of a file of so many bytes in a tar, without its header."""
     return -(-num_bytes // BLOCK_NUM_BYTES) * BLOCK_NUM_BYTES
 

@@ -138,10 +138,11 @@ class Part:
             start: place of the first sample of the global batch.
             num_samples: samples of the epoch; places past its end are nobody's.
         """
-        end = min(start + self.global_batch, num_samples)
-        positions = np.arange(start, end, dtype=np.int64)
+        positions = np.arange(start, start + self.global_batch, dtype=np.int64)
         by_lane = positions[np.argsort(positions % self.lanes, kind="stable")]
-        return by_lane[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        mine = by_lane[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        # Left out here, not before: the last batch too leaves every rank its own lanes.
+        return mine[mine < num_samples]
 
     def lanes_used(self, start: int) -> tuple[int, ...]:
         """The lanes that this rank takes samples of in the steps from ``start`` on, sorted."""
@@ -172,20 +173,39 @@ class Window:
     last: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Groups:
+    """Samples that look alike, such as the images of a sequence.
+
+    Attributes:
+        starts_G: first sample of each group, in rising order; no group reaches from one shard into
+            the next.
+        stay_together: the samples of a group follow each other; otherwise they are kept as far
+            from each other as a window allows, so that a batch has no two of them.
+    """
+
+    starts_G: Int64
+    stay_together: bool
+
+    def numbers(self, samples: Int64) -> Int64:
+        """The group of each sample, numbered from 0 without gaps."""
+        groups = np.searchsorted(self.starts_G, samples, side="right")
+        return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
 class EpochOrder:
     """The order of one epoch: which sample stands at which place.
 
     Args:
         shard_sizes_S: samples of each shard in the order of the dataset; zeros are allowed.
         cursor: names dataset, split, seed, epoch, window and lanes.
-        group_starts_G: first sample of each group that is shuffled as one, in rising order, such
-            as the sequences; no group reaches from one shard into the next. None shuffles samples.
+        groups: of samples that look alike, such as the images of a sequence; None for none.
     """
 
     def __init__(
-        self, shard_sizes_S: Int64, cursor: Cursor, group_starts_G: Int64 | None = None
+        self, shard_sizes_S: Int64, cursor: Cursor, groups: "Groups | None" = None
     ) -> None:
-        self._cursor, self._groups_G = cursor, group_starts_G
+        self._cursor, self._groups = cursor, groups
         num_shards = len(shard_sizes_S)
         is_mixed = cursor.window > 0
         self._shards_S = (
@@ -299,12 +319,34 @@ class EpochOrder:
         if self._cursor.window == 0:
             return samples
         purpose = f"window {window}" if self._cursor.lanes == 1 else f"lane {lane} window {window}"
-        if self._groups_G is None:
+        if self._groups is None:
             return samples[_permutation(len(samples), self._cursor, purpose)]
-        groups = np.searchsorted(self._groups_G, samples, side="right")
-        numbers = np.unique(groups, return_inverse=True)[1]
-        rank = np.argsort(_permutation(int(numbers.max()) + 1, self._cursor, purpose))
-        return samples[np.argsort(rank[numbers], kind="stable")]
+        numbers = self._groups.numbers(samples)
+        mix = _mixed_together if self._groups.stay_together else _mixed_apart
+        return samples[mix(numbers, self._cursor, purpose)]
+
+
+def _mixed_together(numbers: Int64, cursor: Cursor, purpose: str) -> Int64:
+    """Places in an order that mixes the groups, and keeps each as it is."""
+    rank = np.argsort(_permutation(int(numbers.max()) + 1, cursor, purpose))
+    return np.argsort(rank[numbers], kind="stable")
+
+
+def _mixed_apart(numbers: Int64, cursor: Cursor, purpose: str) -> Int64:
+    """Places in an order that mixes samples, each of a group's n in another n-th of the order.
+
+    Every sample may come anywhere, as in a plain shuffle; but near-duplicates of one burst keep
+    out of each other's batches, which a shuffle of so few shards would not achieve by chance.
+    """
+    counts_G = np.bincount(numbers)
+    by_group = np.argsort(numbers, kind="stable")
+    in_group = np.empty(len(numbers), dtype=np.int64)
+    first_G = np.cumsum(counts_G) - counts_G
+    in_group[by_group] = np.arange(len(numbers)) - first_G[numbers[by_group]]
+    turn_G = random_bits(cursor, f"{purpose} turn", len(counts_G)) % counts_G.astype(np.uint64)
+    part = (in_group + turn_G.astype(np.int64)[numbers]) % counts_G[numbers]
+    inside = (random_bits(cursor, purpose, len(numbers)) >> np.uint64(11)) * 2.0**-53
+    return np.argsort((part + inside) / counts_G[numbers], kind="stable")
 
 
 def _permutation(length: int, cursor: Cursor, purpose: str) -> Int64:

@@ -4,6 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+MAX_SHARDS_AHEAD = 64
+"""However small they are: enough for any link, and the arithmetic stays cheap."""
+
 
 class ReadAhead:
     """Keeps what is at hand within a size, and what was brought before its need within another.
@@ -15,7 +18,7 @@ class ReadAhead:
         sizes: bytes to be read to bring each shard.
         held_sizes: bytes that each shard takes up once it is brought; 0 for local files.
         limit_bytes: bound of what is held at once; shards in use alone may exceed it.
-        ahead_bytes: bound of what is ahead.
+        ahead_bytes: bound of what is ahead; ``MAX_SHARDS_AHEAD`` bounds it as well.
     """
 
     def __init__(
@@ -112,4 +115,5 @@ class ReadAhead:
 
     def _has_room(self, shard: int) -> bool:
         is_near = self.num_ahead_bytes + self._sizes[shard] <= self._ahead
+        is_near &= len(self._at_hand - self._begun) < MAX_SHARDS_AHEAD
         return is_near and self.held_bytes + self._held_sizes[shard] <= self._limit

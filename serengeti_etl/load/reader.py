@@ -36,6 +36,9 @@ _LOG = logging.getLogger(__name__)
 
 UInt8 = NDArray[np.uint8]
 
+_NUM_PARTS_KEPT = 64
+"""Index parts remembered of shards whose samples are checked one by one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
@@ -92,7 +95,7 @@ class SampleReader:
         self._damaged: dict[int, str] = {}
         self._lock = threading.Lock()
         self._class_set = frozenset(images.classes)
-        self._rows_of = lru_cache(maxsize=4)(self._read_rows)
+        self._rows_of = lru_cache(maxsize=_NUM_PARTS_KEPT)(self._read_rows)
 
     @property
     def num_damaged(self) -> int:

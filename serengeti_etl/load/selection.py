@@ -58,10 +58,14 @@ class Selection:
         return self.weights is not None or self.shares is not None
 
     @property
+    def is_partial(self) -> bool:
+        """True when some images of the split are never taken."""
+        return self.where is not None or self.fraction < 1
+
+    @property
     def is_everything(self) -> bool:
         """True when every image of the split is a sample, once."""
-        takes_all = self.where is None and self.frames == "all" and self.fraction == 1
-        return takes_all and not self.is_weighted
+        return self.frames == "all" and not self.is_partial and not self.is_weighted
 
     def fingerprint(self, taken: bytes) -> str:
         """Names the selection in cursors, hexadecimal; "" if it is everything.

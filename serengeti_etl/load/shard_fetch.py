@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,9 @@ PART_NUM_BYTES = 8 * MIB
 
 NUM_PARTS_AT_ONCE = 4
 """Requests for one shard at the same time; also the bound on memory for it, in parts."""
+
+Span = tuple[int, int]
+"""First byte of a part of a shard, and the one after its last."""
 
 
 class Sink(Protocol):
@@ -62,6 +65,15 @@ class ShardFetcher:
         sink.put(0, content)
         return None
 
+    def fetch_spans(self, shard: int, spans: Iterable[Span]) -> list[bytes]:
+        """The bytes of parts of a shard, unchecked; fewer where the shard is cut.
+
+        Raises:
+            ShardError: as ``fetch``.
+        """
+        self._tally.add(num_fetches=1)
+        return list(self._spans(self._shards[shard], spans))
+
     def close(self) -> None:
         """Begin no further request: fetches under way end with an error."""
         self._is_closed = True
@@ -80,26 +92,30 @@ class ShardFetcher:
 
     def _parts(self, what: Shard) -> Iterator[bytes]:
         """The shard's bytes in order; empty ones where the store has no such range."""
-        if what.info.num_bytes <= PART_NUM_BYTES:
+        num_bytes = what.info.num_bytes
+        if num_bytes <= PART_NUM_BYTES:
             yield self._read(what)
             return
-        starts = deque(range(0, what.info.num_bytes, PART_NUM_BYTES))
-        coming: deque[Future[bytes]] = deque()
+        starts = range(0, num_bytes, PART_NUM_BYTES)
+        yield from self._spans(what, [(at, min(at + PART_NUM_BYTES, num_bytes)) for at in starts])
+
+    def _spans(self, what: Shard, spans: Iterable[Span]) -> Iterator[bytes]:
+        """The bytes of each span, a few of which are asked for at once."""
+        to_come, coming = deque(spans), deque["Future[bytes]"]()
         # Of its own, so that it can be abandoned without leaving another fetch waiting for ever.
         pool = DaemonPool(NUM_PARTS_AT_ONCE, "serengeti-part")
         try:
-            while starts or coming:
-                while starts and len(coming) < NUM_PARTS_AT_ONCE:
-                    coming.append(pool.submit(self._read_part, what, starts.popleft()))
+            while to_come or coming:
+                while to_come and len(coming) < NUM_PARTS_AT_ONCE:
+                    coming.append(pool.submit(self._read_span, what, to_come.popleft()))
                 yield coming.popleft().result()
         finally:
             pool.abandon()
 
-    def _read_part(self, what: Shard, start: int) -> bytes:
-        end = min(start + PART_NUM_BYTES, what.info.num_bytes)
+    def _read_span(self, what: Shard, span: Span) -> bytes:
         with self._asking(what):
             try:
-                part = what.store.read_range(what.info.tar_name, start, end)
+                part = what.store.read_range(what.info.tar_name, *span)
             except RequestRefused:
                 # Past the end of a cut shard, or a server without ranges: the whole will tell.
                 return b""

@@ -84,7 +84,10 @@ class OpenShard(Protocol):
 
     @property
     def is_whole(self) -> bool:
-        """False when size or checksum differ, also fetched anew: check each sample."""
+        """False when size or checksum differ, also fetched anew, or only samples were brought.
+
+        Then each sample is to be checked.
+        """
 
     def read(self, offset: int, num_bytes: int) -> bytes | memoryview:
         """Bytes from ``offset`` on; fewer than asked for where the shard is cut."""

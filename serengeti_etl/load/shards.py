@@ -24,7 +24,7 @@ from serengeti_etl.load.held_shards import Held, Pin
 from serengeti_etl.load.local_shards import LocalShards
 from serengeti_etl.load.memory_shards import MemoryShards
 from serengeti_etl.load.read_ahead import ReadAhead
-from serengeti_etl.load.shard_fetch import ShardFetcher, closed
+from serengeti_etl.load.shard_fetch import ShardFetcher, Span, closed
 from serengeti_etl.load.shard_source import (
     CacheSettings,
     OpenShard,
@@ -33,6 +33,7 @@ from serengeti_etl.load.shard_source import (
     SourceStats,
 )
 from serengeti_etl.load.source_tally import SourceTally
+from serengeti_etl.load.sparse_shards import SparseShards, Wanted, num_bytes_of, sparse_spans
 
 NUM_BROUGHT_AT_ONCE = 4
 """Shards fetched or checked at the same time; one stream alone does not fill a link."""
@@ -41,14 +42,18 @@ _MAX_THREADS = 32  # with those that wait for another process
 _NUM_TRIES = 4
 
 
-def open_source(shards: Sequence[Shard], settings: CacheSettings) -> ShardSource:
+def open_source(
+    shards: Sequence[Shard], settings: CacheSettings, wanted: Wanted | None = None
+) -> ShardSource:
     """The shards by number: local ones in place, others through a cache folder or memory.
 
     Args:
         shards: of one or several datasets.
         settings: where others are kept, and the bounds of it all.
+        wanted: the samples that will be read of some shards, all samples of others. A shard of
+            which little is wanted is never read whole, and says that it is not.
     """
-    return BackgroundSource(shards, settings)
+    return BackgroundSource(shards, settings, sparse_spans(shards, wanted or {}))
 
 
 @dataclass(eq=False, slots=True)
@@ -75,13 +80,18 @@ class BackgroundSource:
     Args:
         shards: of one or several datasets.
         settings: where shards are kept, and the bounds of it all.
+        spans: what to read of shards of which little is wanted.
     """
 
-    def __init__(self, shards: Sequence[Shard], settings: CacheSettings) -> None:
-        self._shards, self._tally = shards, SourceTally()
+    def __init__(
+        self, shards: Sequence[Shard], settings: CacheSettings, spans: dict[int, list[Span]]
+    ) -> None:
+        self._shards, self._tally, self._spans = shards, SourceTally(), spans
         self._fetcher = ShardFetcher(shards, self._tally, check=settings.check)
         self._bringers = self._make_bringers(settings)
         sizes = [shard.info.num_bytes for shard in shards]
+        for shard, these in spans.items():
+            sizes[shard] = num_bytes_of(these)
         is_local = [isinstance(bringer, LocalShards) for bringer in self._bringers]
         held = [0 if local else size for size, local in zip(sizes, is_local, strict=True)]
         self._plan = ReadAhead(sizes, held, settings.limit_bytes, settings.ahead_bytes)
@@ -173,11 +183,19 @@ class BackgroundSource:
                 self._num_running += 1
 
     def _make_bringers(self, settings: CacheSettings) -> list[Bringer]:
-        local = LocalShards(self._shards, self._tally, check=settings.check)
+        local = LocalShards(
+            self._shards, self._tally, check=settings.check, sparse=self._spans.keys()
+        )
+        sparse = SparseShards(self._fetcher, self._spans)
         far: Bringer = MemoryShards(self._shards, self._fetcher)
         if settings.folder is not None:
             far = CachedShards(self._shards, settings, self._fetcher, far, self._tally)
-        return [far if shard.store.local_path("") is None else local for shard in self._shards]
+        stores = {shard.store.url: shard.store for shard in self._shards}
+        is_far = {url: store.local_path("") is None for url, store in stores.items()}
+        return [
+            local if not is_far[shard.store.url] else sparse if number in self._spans else far
+            for number, shard in enumerate(self._shards)
+        ]
 
     def _has_samples(self, shard: int) -> bool:
         return self._shards[shard].info.num_samples > 0
@@ -254,7 +272,8 @@ class BackgroundSource:
         """Bring a shard; the work of a thread."""
         with _Delivery(self, slot) as delivery:
             delivery.held = self._bringers[shard].bring(shard, self)
-            if not delivery.held.is_whole and shard not in self._damaged:
+            is_told = shard in self._damaged or shard in self._spans
+            if not delivery.held.is_whole and not is_told:
                 self._damaged.add(shard)
                 self._tally.add(num_damaged=1)
                 _warn(self._shards[shard])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serengeti_etl.load.member import BLOCK_NUM_BYTES, num_bytes_around
 from serengeti_etl.load.selection import Selection
 from serengeti_etl.load.shard_source import Shard
 
@@ -55,6 +56,14 @@ class ImageTable:
         """Number of the shard of each image, (B,)."""
         ends_S = np.cumsum(self.shard_sizes_S)
         return np.searchsorted(ends_S, images_B, side="right").astype(np.int64)
+
+    def ranges(self) -> dict[int, Int64]:
+        """Start and end in its tar, in bytes, of what is read of each image, (K, 2) by shard."""
+        starts_N = (self.blocks_N.astype(np.int64) - 1) * BLOCK_NUM_BYTES
+        sizes_N = num_bytes_around(self.num_bytes_N.astype(np.int64))
+        ranges_N2 = np.stack([starts_N, starts_N + sizes_N], axis=1)
+        parts = np.split(ranges_N2, np.cumsum(self.shard_sizes_S)[:-1])
+        return {shard: part for shard, part in enumerate(parts) if len(part)}
 
     def codes_of(self, image: int) -> Int16:
         """Positions in ``classes`` of the labels of one image."""
@@ -202,8 +211,9 @@ class SampleTable:
         samples_K, codes_K = self._labels()
         weights_M = np.zeros(len(self))
         np.maximum.at(weights_M, samples_K, weights_C[codes_K])
-        # Whose categories are no class: as rare as nothing that is known.
-        weights_M[np.bincount(samples_K, minlength=len(self)) == 0] = weights_C.min(initial=1)
+        # What shows no class is named nowhere; balanced, it is as common as any.
+        without = weights_C.min() if self.selection.weights == "balanced" else 1.0
+        weights_M[np.bincount(samples_K, minlength=len(self)) == 0] = without
         return weights_M
 
     def _share_weights(self) -> Any:

@@ -1,40 +1,32 @@
-"""The competition's score, sequences out of images, and the record of a run. Numpy only."""
+"""The competition's score, and the record of a run. Numpy only."""
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serengeti_etl.errors import require
+from serengeti_etl.train.predictions import CLIP, Float64, Predictions
+from serengeti_etl.train.sequences import aggregate_sequences
+
 if TYPE_CHECKING:
-    from serengeti_etl.storage import (
-        Store,
-    )  # a submission scores nothing and takes no storage along
+    from serengeti_etl.storage import Store  # whoever only scores needs no storage
 
-Float64 = NDArray[np.float64]
-
-CLIP = 1e-15
-"""Distance that probabilities keep from 0 and 1; the competition's own is unpublished."""
+__all__ = [
+    "CLIP",
+    "METRICS_FILE",
+    "Float64",
+    "MetricsFile",
+    "Predictions",
+    "aggregate_sequences",
+    "binary_log_losses",
+    "class_means",
+    "mean_binary_log_loss",
+]
+"""All that the loop needs to score an epoch, from one room."""
 
 METRICS_FILE = "metrics.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Predictions:
-    """Targets and probabilities of some images, or of some sequences.
-
-    Attributes:
-        names: image ids; for sequences the sequence ids again.
-        seq_ids: sequence of each.
-        targets_NC: 1 for each category that is shown, (N, C).
-        probabilities_NC: 0 to 1, (N, C).
-    """
-
-    names: tuple[str, ...]
-    seq_ids: tuple[str, ...]
-    targets_NC: Float64
-    probabilities_NC: Float64
 
 
 def mean_binary_log_loss(
@@ -48,6 +40,9 @@ def mean_binary_log_loss(
         targets_NC: 0 or 1, or expected values in between, (N, C).
         probabilities_NC: 0 to 1, (N, C) or broadcast to it.
         clip: distance that probabilities keep from 0 and 1.
+
+    Raises:
+        ConfigError: the probabilities do not broadcast to the targets.
     """
     return float(binary_log_losses(targets_NC, probabilities_NC, clip).mean())
 
@@ -58,6 +53,14 @@ def binary_log_losses(
     """Log loss of each sample and class, (N, C); arguments as in ``mean_binary_log_loss``."""
     targets = np.asarray(targets_NC, dtype=np.float64)
     p = np.clip(np.asarray(probabilities_NC, dtype=np.float64), clip, 1 - clip)
+    # Numpy would stretch one column of targets over all classes, and say nothing.
+    allowed = (targets.shape, targets.shape[-1:], (1, *targets.shape[1:]))
+    require(
+        p.shape in allowed,
+        "shape of probabilities_NC",
+        p.shape,
+        f"{targets.shape}, as of targets_NC",
+    )
     return np.asarray(-(targets * np.log(p) + (1 - targets) * np.log1p(-p)))
 
 
@@ -72,59 +75,6 @@ def class_means(counts_C: NDArray[np.int64], total: int) -> Float64:
         total: samples in all.
     """
     return (np.asarray(counts_C, dtype=np.float64) + 0.5) / (total + 1)
-
-
-def aggregate_sequences(images: Predictions, empty: int | None) -> Predictions:
-    """One row per sequence, in order of first appearance.
-
-    Probabilities are the mean over frames, for ``empty`` the geometric mean, as the winner of the
-    competition did: one frame with an animal speaks against an empty sequence. A category is shown
-    by a sequence if it is shown by any of its frames; ``empty`` if all frames are empty.
-
-    Args:
-        images: of whole sequences.
-        empty: position of ``empty`` among the classes; None if it is no class.
-    """
-    sequence_N, names = _sequence_numbers(images.seq_ids)
-    num_frames = np.bincount(sequence_N, minlength=len(names)).astype(np.float64)[:, None]
-    means = _sums(images.probabilities_NC, sequence_N, len(names)) / num_frames
-    targets = (_sums(images.targets_NC, sequence_N, len(names)) > 0).astype(np.float64)
-    if empty is not None:
-        logs = np.log(np.maximum(images.probabilities_NC[:, [empty]], np.finfo(np.float64).tiny))
-        means[:, [empty]] = np.exp(_sums(logs, sequence_N, len(names)) / num_frames)
-        shown = _sums(images.targets_NC[:, [empty]], sequence_N, len(names))
-        targets[:, [empty]] = shown == num_frames
-    return Predictions(names=names, seq_ids=names, targets_NC=targets, probabilities_NC=means)
-
-
-def _sequence_numbers(seq_ids: tuple[str, ...]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    number_of: dict[str, int] = {}
-    numbers = [number_of.setdefault(name, len(number_of)) for name in seq_ids]
-    return np.array(numbers, dtype=np.int64), tuple(number_of)
-
-
-def _sums(values_NC: Float64, group_N: NDArray[np.int64], num_groups: int) -> Float64:
-    sums = np.zeros((num_groups, values_NC.shape[1]), dtype=np.float64)
-    np.add.at(sums, group_N, values_NC)
-    return sums
-
-
-def average_precision(targets_N: Float64, scores_N: Float64) -> float | None:
-    """Area under the precision-recall steps, 0 to 1; None where nothing is positive.
-
-    Args:
-        targets_N: 0 or 1.
-        scores_N: larger means likelier; equal scores are taken together.
-    """
-    num_positive = float(np.sum(targets_N))
-    if num_positive == 0:
-        return None
-    order = np.argsort(-scores_N, kind="stable")
-    is_last_of_score = np.append(np.diff(scores_N[order]) != 0, True)
-    hits = np.cumsum(targets_N[order])[is_last_of_score]
-    precision = hits / (np.flatnonzero(is_last_of_score) + 1)
-    recall = np.concatenate([[0.0], hits / num_positive])
-    return float(np.sum(np.diff(recall) * precision))
 
 
 class MetricsFile:

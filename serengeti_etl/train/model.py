@@ -172,12 +172,15 @@ def parameter_groups(
     ]
 
 
-def predict(model: Classifier, batches: "Iterable[Batch]") -> Predictions:
+def predict(
+    model: Classifier, batches: "Iterable[Batch]", *, with_mirror: bool = False
+) -> Predictions:
     """Probabilities and targets of all images in the batches, in order, without the blanks.
 
     Args:
         model: on the device where it shall work; left in eval mode.
         batches: from a loader with ``for_evaluation()`` settings.
+        with_mirror: take the mean of the logits of each photograph and of its mirror image.
     """
     device = model.mean_1C11.device
     names: list[str] = []
@@ -186,8 +189,11 @@ def predict(model: Classifier, batches: "Iterable[Batch]") -> Predictions:
     model.eval()
     with torch.inference_mode():
         for batch in batches:
+            images_BCHW = to_device(batch.images_BCHW, device)
             with mixed_precision(device):
-                logits_BC = model(to_device(batch.images_BCHW, device))
+                logits_BC = model(images_BCHW)
+                if with_mirror:
+                    logits_BC = (logits_BC + model(images_BCHW.flip(3))) / 2
             num_real = int(batch.mask_B.sum())
             names += batch.image_ids[:num_real]
             seq_ids += batch.seq_ids[:num_real]

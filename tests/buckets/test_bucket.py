@@ -31,6 +31,7 @@ from tests.fault_server import (
     Refusal,
     Reset,
     Stall,
+    Swapped,
     WrongETag,
     fault_server,
 )
@@ -157,6 +158,19 @@ def test_a_flipped_byte_is_found(server: FaultServer) -> None:
     with pytest.raises(ChecksumError, match=hashlib.md5(DATA).hexdigest()):  # noqa: S324
         store_of(server).read_checked("x")
     assert store_of(server, check_etag=False).read_checked("x") != DATA
+
+
+@pytest.mark.parametrize("has_own_etag", [True, False])
+def test_another_object_in_its_place_is_found(server: FaultServer, *, has_own_etag: bool) -> None:
+    """With its own ETag no answer tells, but the head does, where it is asked for."""
+    server.objects["y"] = DATA[::-1]
+    server.fail("x", Swapped("y", has_own_etag=has_own_etag))
+    if has_own_etag:
+        assert store_of(server).read_checked("x") == DATA[::-1]
+    with pytest.raises(ChecksumError):
+        store_of(server, check_head=True).read_checked("x")
+    server.heal("x")
+    assert store_of(server, check_head=True).read_checked("x") == DATA
 
 
 def test_an_etag_that_is_no_checksum_can_be_left_alone(server: FaultServer) -> None:

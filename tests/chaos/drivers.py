@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from serengeti_etl.config import SeasonPipeline, ShardSettings
 from tests.conftest import season_pipeline
@@ -46,16 +47,28 @@ class Driver:
         pipeline: of ``write_pipeline``.
         output: folder of the dataset.
         cluster: as ``--cluster``.
+        options: more of the command line.
         **environment: variables of the process.
     """
 
-    def __init__(self, pipeline: Path, output: Path, cluster: str, **environment: str) -> None:
+    within: ClassVar[tuple[str, ...]] = ()
+    """A command that runs another one, such as in a namespace."""
+
+    def __init__(
+        self,
+        pipeline: Path,
+        output: Path,
+        cluster: str,
+        options: tuple[str, ...] = (),
+        **environment: str,
+    ) -> None:
         arguments = ["convert", str(pipeline), "--output", str(output), "--cluster", cluster]
+        arguments += options
         self.output = output
         self.said = pipeline.with_name(f"{output.name}-{time.monotonic_ns()}.log")
         with self.said.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serengeti_etl", *arguments],
+                [*self.within, sys.executable, "-m", "serengeti_etl", *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=ROOT,

@@ -12,7 +12,7 @@ from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.repair import repair_dataset
 from serengeti_etl.convert.season import convert_season
-from serengeti_etl.dataset.index import DATASET_FILE, open_dataset
+from serengeti_etl.dataset.index import DATASET_FILE, PLAN_FILE, open_dataset
 from serengeti_etl.dataset.sums import SUMS_FILE
 from serengeti_etl.dataset.verify import verify_dataset
 from serengeti_etl.errors import DatasetError, ShardError
@@ -25,6 +25,8 @@ from tests.conftest import files_below
 pytestmark = pytest.mark.chaos
 
 NUM_PLACES = 60
+"""Set it to 200 for a long run."""
+
 SEED: int | None = None
 """Set it to the number in a failed test's name to meet the same damage again."""
 
@@ -82,6 +84,13 @@ def swap(draw: random.Random, path: Path) -> None:
     other.write_bytes(content)
 
 
+def mix_up(draw: random.Random, path: Path) -> None:
+    """The file has the content of another one of any kind."""
+    root = next(one for one in path.parents if (one / PLAN_FILE).exists())
+    others = [one for one in sorted(root.rglob("*")) if one != path and one.is_file()]
+    path.write_bytes(draw.choice(others).read_bytes())
+
+
 DAMAGES: tuple[Callable[[random.Random, Path], None], ...] = (
     flip,
     flip,
@@ -91,6 +100,7 @@ DAMAGES: tuple[Callable[[random.Random, Path], None], ...] = (
     exchange,
     delete,
     swap,
+    mix_up,
 )
 
 

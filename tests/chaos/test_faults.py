@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow.parquet as pq
 import pytest
 
 from serengeti_etl import retry
@@ -32,6 +34,7 @@ from tests.fault_server import (
     Refusal,
     Reset,
     Stall,
+    Swapped,
     fault_server,
 )
 
@@ -124,6 +127,14 @@ def damaged_once(draw: random.Random, server: FaultServer) -> None:
         server.fail(name, EarlyClose(draw.randrange(1000), has_length=False), times=1)
 
 
+def swapped_bodies(draw: random.Random, server: FaultServer) -> None:
+    """Photographs arrive with the content of any other, whole, under their own ETag; once each."""
+    names = photographs(server)
+    for name in draw.sample(names, 12):
+        other = draw.choice([one for one in names if one != name])
+        server.fail(name, Swapped(other, has_own_etag=False), times=1)
+
+
 def everything(draw: random.Random, server: FaultServer) -> None:
     """All of them at once."""
     for fault in (bursts, resets, stalls, short_bodies, damaged_once):
@@ -136,6 +147,7 @@ KINDS: tuple[Callable[[random.Random, FaultServer], None], ...] = (
     stalls,
     short_bodies,
     damaged_once,
+    swapped_bodies,
     everything,
     everything,
 )
@@ -173,6 +185,45 @@ def test_random_faults_do_not_show(
     run_until_done(server.url, tmp_path / "out")
     assert files_below(tmp_path / "out") == expected
     assert server.num_faults > 0
+
+
+@pytest.mark.parametrize("place", range(2), ids=lambda place: f"seed{_SEED}-{place}")
+def test_answers_mixed_up_in_a_shard_fail_it(
+    server: FaultServer, expected: dict[str, bytes], tmp_path: Path, place: int
+) -> None:
+    """One photograph in place of another of its shard, with all its headers: never in a tar."""
+    draw = random.Random(f"{_SEED} mixed {place}")  # noqa: S311 - repeatable, not a secret
+    shards = [[one for one in shard if one in server.objects] for shard in shards_of(expected)]
+    name, other = draw.sample(draw.choice([shard for shard in shards if len(shard) > 1]), 2)
+    server.fail(name, Swapped(other, has_own_etag=True), times=1)
+    ends = run_until_done(server.url, tmp_path / "out")
+    assert len(ends) == 1, (name, other)
+    assert "mixes answers up" in str(ends[0])
+    assert files_below(tmp_path / "out") == expected, (name, other)
+
+
+def shards_of(files: dict[str, bytes]) -> list[list[str]]:
+    """Keys of the photographs of each shard."""
+    plan = pq.ParquetFile(BytesIO(files["plan/plan.parquet"]))
+    groups = [plan.read_row_group(number) for number in range(plan.num_row_groups)]
+    return [
+        [f"season/images/{name}" for name in group["file_name"].to_pylist()] for group in groups
+    ]
+
+
+def test_heads_tell_answers_that_are_mixed_up_anywhere(
+    server: FaultServer, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """With ``check_head`` any photograph in place of any other is seen; even two exchanged."""
+    draw = random.Random(f"{_SEED} heads")  # noqa: S311 - repeatable, not a secret
+    names = draw.sample(photographs(server), 12)
+    for name, other in zip(names, [*names[1:], names[0]], strict=True):
+        server.fail(name, Swapped(other, has_own_etag=True), times=1)
+    options = {"endpoint_url": server.url, "key": "k", "secret": "s", "check_head": True}
+    careful = replace(season_pipeline(f"s3://{BUCKET}/season"), storage_options=options)
+    convert_season(careful, SerialRunner(), str(tmp_path / "out"))
+    assert files_below(tmp_path / "out") == expected, names
+    assert server.num_faults == len(names)
 
 
 def after(num_requests: int, action: Callable[[], object]) -> Callable[[], None]:

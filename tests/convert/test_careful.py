@@ -31,6 +31,10 @@ def note(what):
     with open({deaths!r}, "a") as file:
         file.write(what)
 
+def num_deaths():
+    with open({deaths!r}) as file:
+        return len(file.read())
+
 def poisoned(photograph, wanted, stages):
     if photograph.endswith(b"FAULT"):
         note("F")
@@ -40,6 +44,10 @@ def poisoned(photograph, wanted, stages):
         greed = bytearray(6 << 30)  # of addresses; no page of it is touched
         if multiprocessing.parent_process():  # in a worker, whose nanny would do that
             os.kill(os.getpid(), signal.SIGKILL)
+    for signal_name, num_times in ((b"KILL", 4), (b"TERM", 4), (b"SEGV", 1), (b"KILL always", 99)):
+        if photograph.endswith(b"SIG" + signal_name) and num_deaths() < num_times:
+            note("C")
+            os.kill(os.getpid(), getattr(signal, "SIG" + signal_name.decode().split()[0]))
     if photograph.endswith(b"MISTAKE"):
         raise KeyError("a mistake of ours")
     return honest(photograph, wanted, stages)
@@ -88,6 +96,48 @@ def test_the_one_that_kills_is_rejected_alone(
         assert [one.reason for one in killed if isinstance(one, ImageError)] == ["killed"] * 2
         assert told(careful.resize(good)) == told(resize_to_each(good, WANTED, Stages()))
     assert deaths() == poison[:1].decode() * 2
+
+
+@pytest.mark.parametrize(
+    ("chance", "num_deaths"), [(b"SIGKILL", 4), (b"SIGTERM", 4), (b"SIGSEGV", 1)]
+)
+def test_a_death_by_chance_is_no_reject(
+    chance: bytes,
+    num_deaths: int,
+    season: Path,
+    deaths: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed from outside again and again, or of what another left: tried alone until it works."""
+    monkeypatch.setattr("serengeti_etl.convert.careful._WAIT_SECONDS", 0.01)
+    photograph = photographs(season)[0] + chance
+    with CarefulResizer(WANTED) as careful:
+        assert told(careful.resize(photograph)) == told(
+            resize_to_each(photograph, WANTED, Stages())
+        )
+    assert deaths() == "C" * num_deaths
+
+
+def test_one_whose_child_is_killed_each_time_is_rejected(
+    season: Path, deaths: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photograph for which the system has no memory, ever, does not hold up the others."""
+    monkeypatch.setattr("serengeti_etl.convert.careful._WAIT_SECONDS", 0.01)
+    with CarefulResizer(WANTED) as careful:
+        killed = careful.resize(photographs(season)[0] + b"SIGKILL always")
+    assert [one.reason for one in killed if isinstance(one, ImageError)] == ["killed"] * 2
+    assert deaths() == "C" * 5
+
+
+def test_a_child_killed_while_it_waits_costs_no_photograph(season: Path) -> None:
+    """The next photograph goes to a new one."""
+    good = photographs(season)[0]
+    with CarefulResizer(WANTED) as careful:
+        first = told(careful.resize(good))
+        assert careful._child is not None
+        careful._child.kill()
+        careful._child.wait()
+        assert told(careful.resize(good)) == first
 
 
 def test_a_mistake_is_no_reject(season: Path, deaths: Callable[[], str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from serengeti_etl.cluster import SerialRunner, open_runner
@@ -77,6 +78,28 @@ def swap(one: str, other: str) -> Damage:
         (folder / other).write_bytes(content)
 
     return damage
+
+
+@pytest.mark.parametrize("kind", ["columns", "shard"])
+def test_rejects_of_something_else_are_made_again(
+    whole: Path, pipeline: SeasonPipeline, tmp_path: Path, kind: str
+) -> None:
+    """As many rows of another kind, or of another shard: seen without SHA256SUMS too."""
+    folder = damaged_copy(whole, tmp_path / "copy", delete(SUMS_FILE))
+    shard = next(one for one in open_dataset(str(whole)).info.shards if one.num_rejected)
+    name = f"rejects/{shard.name}.parquet"
+    rows = read_table(Store(url=str(whole)), name)
+    if kind == "columns":
+        part = read_table(Store(url=str(whole)), f"index/{shard.name}.parquet")
+        rows = part.slice(0, rows.num_rows)
+    else:
+        at = rows.column_names.index("shard")
+        rows = rows.set_column(at, rows.schema.field(at), pa.array(["val-000009"] * rows.num_rows))
+    write_table(Store(url=str(folder)), name, rows)
+    problems = verify_dataset(str(folder), SerialRunner()).problems
+    assert name in {problem.name for problem in problems}
+    assert repair(pipeline, folder).shards == (shard.name,)
+    assert files_below(folder) == files_below(whole)
 
 
 def test_a_whole_dataset_is_left_as_it_is(

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from serengeti_etl.errors import ShardError
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
+from serengeti_etl.load.selection import Selection
 from serengeti_etl.load.shard_source import CacheSettings
-from tests.dataset_factory import make_dataset
+from tests.dataset_factory import Recipe, make_dataset
 
 
 def read(url: str, cache: Path, state: dict[str, object] | None = None) -> list[Batch]:
@@ -48,6 +50,34 @@ def test_a_bucket_gives_the_batches_of_a_folder(
             assert torch.equal(one.images_BCHW, other.images_BCHW)
             assert torch.equal(one.targets_BC, other.targets_BC)
     assert not (tmp_path / "unused").exists()
+
+
+def test_of_shards_of_which_little_is_selected_little_is_fetched(
+    make_bucket: Callable[[str], str], tmp_path: Path
+) -> None:
+    """One sequence of each large shard comes by ranges, with the samples of a folder."""
+    import s3fs
+
+    folder, bucket = tmp_path / "dataset", make_bucket("sparse")
+    dataset = make_dataset(str(folder), Recipe(sizes={"train": (300, 300)}, height=64, width=96))
+    s3fs.S3FileSystem().put(f"{folder}/", f"{bucket}/dataset/", recursive=True)
+    total = sum(shard.num_bytes for shard in dataset.shards("train"))
+    selection = Selection(where=pc.field("seq_id").isin(["train#7", "train#160", "train#161"]))
+    settings = LoaderSettings(
+        image_size=(48, 64), drop_last=False, cache=CacheSettings(folder=str(tmp_path / "cache"))
+    )
+    seen = []
+    for url in (str(folder), f"{bucket}/dataset"):
+        with ShardLoader(
+            url, split="train", batch_size=4, selection=selection, settings=settings
+        ) as loader:
+            seen.append(
+                [(batch.image_ids, batch.images_BCHW.numpy().tobytes()) for batch in loader]
+            )
+            fetched = loader.report().source.num_bytes_fetched
+            assert loader.report().num_replaced == 0
+    assert seen[0] == seen[1]
+    assert 0 < fetched < total / 10
 
 
 def test_a_cursor_travels_from_folder_to_bucket(

@@ -1,8 +1,10 @@
 """Damage never becomes a wrong sample: a neighbour stands in, is counted, or the shard is named."""
 
+import io
 import json
 import logging
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +170,35 @@ def test_damage_anywhere_never_yields_a_wrong_sample(
             assert not check or whole[name, targets] == pixels, f"seed {seed}"
 
 
+def member(key: str, said: str, following: str) -> bytes:
+    """A photograph of three bytes and a JSON, as ``tarfile`` writes them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in ((key, b"abc"), (following, said.encode())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (member("a.jpg", '{"image_id": "b"}', "a.json"), "of another image"),
+        (member("a.jpg", '{"image_id": "a"}', "b.json"), "followed by 'b'"),
+        (member("a.jpg", "[1]", "a.json"), "of another image"),
+        (member("a.jpg", "{", "a.json"), "is no JSON"),
+        (member("a.png", '{"image_id": "a"}', "a.json"), "'a.png' where a .jpg should be"),
+        (member("a.jpg", '{"image_id": "a"}', "a.json")[512:], "no file of a tar begins"),
+        (b"", "no file of a tar begins"),
+    ],
+)
+def test_a_photograph_is_held_to_what_is_said_of_it(content: bytes, message: str) -> None:
+    """Other names, other files and no files at all are damage, each with its reason."""
+    with pytest.raises(DamagedSampleError, match=message):
+        parse_member(content, 3)
+
+
 def test_an_index_that_is_not_of_these_tars_is_seen(tmp_path: Path) -> None:
     """Labels, places and sizes of the index are held to what the tar says, sample by sample."""
     import pyarrow as pa
@@ -198,9 +229,6 @@ KEYS = st.text(st.characters(codec="utf-8", exclude_characters="\0./"), min_size
 @given(key=KEYS, jpeg=st.binary(min_size=1, max_size=3000), extra=st.integers(0, 3000))
 def test_members_are_read_as_tarfile_writes_them(key: str, jpeg: bytes, extra: int) -> None:
     """Photograph and JSON of any sizes come back, and a wrong size never does."""
-    import io
-    import tarfile
-
     said = {"image_id": key, "note": "x" * extra}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:

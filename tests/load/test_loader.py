@@ -6,6 +6,9 @@ import io
 import pickle
 import threading
 import time
+from collections.abc import Iterable
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.load.batch import Batch, BatchMemory
 from serengeti_etl.load.device import Output, prepare
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
+from serengeti_etl.load.shard_source import ShardSource
+from serengeti_etl.load.shards import open_source
 from tests.dataset_factory import CLASSES, Recipe, jpeg_of, make_dataset
 
 SETTINGS = LoaderSettings(image_size=(48, 64), window=2, num_threads=2)
@@ -288,6 +293,59 @@ def test_memory_is_used_again_once_it_is_free() -> None:
     del view
     third, _ = memory.take((4, 4))
     assert third.data_ptr() == place
+
+
+class Spy:
+    """A source that notes what it is told.
+
+    Args:
+        source: that does the work.
+    """
+
+    def __init__(self, source: ShardSource) -> None:
+        self.source, self.told = source, list[tuple[str, tuple[int, ...]]]()
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {"schedule", "begin", "end", "release"}:
+            return getattr(self.source, name)
+
+        def note(shards: Iterable[int]) -> None:
+            self.told.append((name, tuple(shards)))
+            getattr(self.source, name)(self.told[-1][1])
+
+        return note
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 5])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_shards_are_released_after_their_last_use(
+    dataset: Dataset, lanes: int, world_size: int
+) -> None:
+    """What is used was scheduled, what was released is not used again, and all of it is."""
+    settings = LoaderSettings(image_size=(24, 32), window=1, lanes=lanes, drop_last=False)
+    spies: list[Spy] = []
+
+    def spied(*args: Any) -> Spy:
+        spies.append(Spy(open_source(*args)))
+        return spies[-1]
+
+    with (
+        patch("serengeti_etl.load.loader.open_source", spied),
+        ShardLoader(
+            dataset, split="train", batch_size=3, world_size=world_size, settings=settings
+        ) as loader,
+    ):
+        list(loader)
+    (spy,) = spies
+    scheduled = spy.told[0][1]
+    released: list[int] = []
+    for what, shards in spy.told[1:]:
+        if what == "begin":
+            assert not set(shards) & set(released)
+            assert set(shards) <= set(scheduled)
+        elif what == "release":
+            released += shards
+    assert sorted(released) == sorted(scheduled)
 
 
 def test_a_report_says_where_the_time_goes(dataset: Dataset) -> None:

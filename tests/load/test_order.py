@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.load.order import Cursor, EpochOrder, Int64, Part
+from serengeti_etl.load.order import Cursor, EpochOrder, Groups, Int64, Part
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(sum)
 
@@ -111,13 +111,42 @@ def test_ranks_of_whole_lanes_take_the_same_lanes_in_every_step(data: st.DataObj
 def test_sequences_stay_together_when_they_are_shuffled_as_such() -> None:
     """The images of a group follow each other, and the groups are mixed."""
     sizes, starts = [9, 8], np.array([0, 3, 6, 9, 12, 15])
-    order = EpochOrder(np.array(sizes), cursor(window=2), starts)
+    order = EpochOrder(
+        np.array(sizes), cursor(window=2), Groups(starts_G=starts, stay_together=True)
+    )
     rows = order.samples(np.arange(17))
     groups = np.searchsorted(starts, rows, side="right")
     runs = groups[np.flatnonzero(np.diff(groups, prepend=0))]
     assert sorted(runs.tolist()) == [1, 2, 3, 4, 5, 6]
     assert runs.tolist() != [1, 2, 3, 4, 5, 6]
     assert all(np.all(np.diff(rows[groups == group]) == 1) for group in range(1, 7))
+
+
+def test_images_of_a_sequence_keep_apart() -> None:
+    """Of bursts of three in 1,200 images, batches of 256 hold twenty more than a plain shuffle."""
+    groups = Groups(starts_G=np.arange(0, 2400, 3), stay_together=False)
+    means = {}
+    for name, grouped in (("apart", groups), ("plain", None)):
+        order = EpochOrder(np.array([600] * 4), cursor(window=2), grouped)
+        rows = order.samples(np.arange(2400))
+        assert np.array_equal(np.sort(rows), np.arange(2400))
+        firsts = range(0, 1200 - 256, 7)
+        means[name] = np.mean([len(np.unique(rows[at : at + 256] // 3)) for at in firsts])
+        assert np.bincount(rows[:400] % 3).min() > 100  # any frame may come first
+    assert means["apart"] > means["plain"] + 20
+
+
+def test_groups_of_any_sizes_are_spread_over_the_window() -> None:
+    """Of n samples of a group, each nth of the window has one; single ones come anywhere."""
+    sizes = np.array([1, 2, 5, 1, 3, 10, 2] * 30)
+    starts = np.cumsum(sizes) - sizes
+    groups = Groups(starts_G=starts, stay_together=False)
+    num = int(sizes.sum())
+    order = EpochOrder(np.array([num]), cursor(window=1), groups)
+    place = np.argsort(order.samples(np.arange(num))) / num
+    for start, size in zip(starts, sizes, strict=True):
+        found = np.sort(place[start : start + size])
+        assert np.all(np.abs(found - (np.arange(size) + 0.5) / size) < 0.5 / size + 0.05)
 
 
 def test_the_order_is_decided_by_dataset_seed_and_epoch() -> None:

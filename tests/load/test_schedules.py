@@ -108,3 +108,26 @@ def test_a_weighted_epoch_is_one_order_too(
     assert np.all(np.abs(counts - weighted.weights()) < 1 + 1e-6)
     half = np.arange(len(weighted) // 2, len(weighted))
     assert np.array_equal(Epoch(weighted, cursor, vary=False).images(half), order_MF[half])
+
+
+def test_the_frame_that_shows_a_sequence_changes_with_seed_and_epoch() -> None:
+    """At the same place, other seeds and epochs show other frames, and the same ones the same."""
+    table = draw_table([60], Selection(frames="one"))
+
+    def shown(seed: int, epoch: int) -> list[int]:
+        cursor = Cursor(plan_hash="ab", split="train", seed=seed, epoch=epoch, window=0)
+        return [int(image) for image in Epoch(table, cursor).images(np.arange(len(table)))[:, 0]]
+
+    assert shown(0, 0) == shown(0, 0)
+    assert len({tuple(shown(seed, epoch)) for seed in range(2) for epoch in range(2)}) == 4
+
+
+def test_over_many_epochs_a_sample_comes_as_often_as_its_weight_says() -> None:
+    """A weight of 0.4 is four epochs of ten, not always the same ones left out."""
+    table = draw_table([40], Selection(weights={"zebra": 3.0, "empty": 0.5}))
+    counts = np.zeros(len(table))
+    for number in range(200):
+        cursor = Cursor(plan_hash="ab", split="train", seed=0, epoch=number, window=1)
+        images = Epoch(table, cursor).images(np.arange(len(table)))[:, 0]
+        counts += np.bincount(images, minlength=len(table))
+    assert np.abs(counts / 200 - table.weights()).max() < 0.15

@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from serengeti_etl.dataset import index
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
@@ -167,6 +169,30 @@ def test_a_weight_of_nothing_leaves_a_category_out(dataset: Dataset) -> None:
     assert found == shown(dataset, selection)
 
 
+def test_samples_of_no_class_weigh_what_nobody_named(dataset: Dataset) -> None:
+    """With weights by name they weigh 1; balanced, as much as the commonest class."""
+    images = read_images([dataset], "train", EVERYTHING).images
+    is_none = np.diff(images.code_starts_N1) == 0
+    assert is_none.any()
+    named = SampleTable(images, Selection(weights=dict.fromkeys(CLASSES, 3.0))).weights()
+    assert np.allclose(named[is_none] * 3, named[~is_none][0])
+    balanced = SampleTable(images, Selection(weights="balanced")).weights()
+    assert np.allclose(balanced[is_none], balanced[~is_none].min())
+
+
+def test_a_sequence_is_one_where_row_groups_meet_too(tmp_path: Path) -> None:
+    """However the index is cut into row groups, the sequences are the same."""
+    dataset = make_dataset(str(tmp_path), Recipe(sizes={"train": (9, 6, 7), "val": (4,)}))
+    whole = read_images([dataset], "train", EVERYTHING)
+    for size in (1, 2, 3, 5):
+        with patch.object(index, "ROWS_PER_GROUP", size):
+            index.compact_index(dataset.store, dataset.info.shards)
+        found = read_images([dataset], "train", EVERYTHING)
+        assert np.array_equal(found.images.sequences_N, whole.images.sequences_N)
+        assert np.array_equal(found.images.code_starts_N1, whole.images.code_starts_N1)
+        assert found.taken == whole.taken
+
+
 def test_several_datasets_are_mixed_in_the_shares_asked_for(tmp_path: Path) -> None:
     """Of two datasets, samples come by size, or by the shares given; classes are joined."""
     large = make_dataset(str(tmp_path / "a"), Recipe(sizes={"train": (60, 60)}))
@@ -205,6 +231,18 @@ def test_a_state_of_another_selection_is_refused(dataset: Dataset) -> None:
     plain = ShardLoader(dataset, split="train", batch_size=4, settings=SETTINGS)
     with pytest.raises(ConfigError, match="selection of the loader's state"):
         plain.load_state_dict(chosen.state_dict())
+    weighted = ShardLoader(
+        dataset,
+        split="train",
+        batch_size=4,
+        selection=Selection(weights={"zebra": 2.0}),
+        settings=SETTINGS,
+    )
+    other = Selection(weights={"zebra": 3.0})
+    with pytest.raises(ConfigError, match="selection of the loader's state"):
+        ShardLoader(
+            dataset, split="train", batch_size=4, selection=other, settings=SETTINGS
+        ).load_state_dict(weighted.state_dict())
     same = Selection(where=pc.field("frame_num") < 2)
     ShardLoader(
         dataset, split="train", batch_size=4, selection=same, settings=SETTINGS
@@ -230,10 +268,8 @@ def test_impossible_selections_are_refused(values: dict[str, Any], message: str)
 
 def test_an_index_of_other_shards_is_refused(tmp_path: Path) -> None:
     """An index that lists shards in another order than dataset.json is named."""
-    from serengeti_etl.dataset.index import compact_index
-
     dataset = make_dataset(str(tmp_path))
-    compact_index(dataset.store, dataset.info.shards[::-1])
+    index.compact_index(dataset.store, dataset.info.shards[::-1])
     with pytest.raises(DatasetError, match=r"index and dataset.json of .* disagree"):
         read_images([dataset], "train", EVERYTHING)
     (tmp_path / "index.parquet").write_bytes(b"PAR1")

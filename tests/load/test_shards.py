@@ -306,6 +306,7 @@ def test_damage_of_a_local_shard_is_told(
     bad = flipped(content(1)) if change == "flip" else content(1)[:-1]
     (tmp_path / "train" / "001.tar").write_bytes(bad)
     source = source_of(shards, None)
+    source.schedule(range(2))
     assert read(source, 0) == (content(0), True)
     assert read(source, 1) == (bad, False)
     (tmp_path / "train" / "000.tar").write_bytes(flipped(content(0)))
@@ -416,10 +417,15 @@ def test_closing_frees_who_waits(bucket: Store, monkeypatch: pytest.MonkeyPatch)
     may_answer.set()
 
 
+def num_open_files() -> int:
+    """Of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> None:
     """After ``close``, also in the midst of reading ahead, nothing of a source is left over."""
-    before, num_files = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    before, num_files = threading.active_count(), num_open_files()
     shards = write_shards(bucket, 8)
     for _ in range(5):
         source = source_of(shards, tmp_path)
@@ -428,7 +434,7 @@ def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> No
         source.open(0).close()
         source.close()
     wait_for(lambda: threading.active_count() <= before, "the end of all threads")
-    assert len(list(Path("/proc/self/fd").iterdir())) <= num_files
+    assert num_open_files() <= num_files
 
 
 def test_a_folder_that_cannot_be_made_is_passed_by(

@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from serengeti_etl.load.cached_shards import cached_name
+from serengeti_etl.load.shards import BackgroundSource
 from serengeti_etl.storage import Store
 from tests.fault_server import BUCKET, FaultServer, Stall, fault_server
 from tests.hosts import wait_for
@@ -137,20 +140,43 @@ def test_a_killed_holder_is_taken_over(
     start: Callable[..., subprocess.Popen[str]],
     kill: signal.Signals,
 ) -> None:
-    """Who waits for another process' fetch makes it itself once that one is gone."""
-    server.fail("train/000.tar", Stall(after=2000), times=1)
+    """Who waits for another process' fetches brings others, and those once that one is gone."""
+    stalled = [f"train/{number:03d}.tar" for number in range(4)]
+    for key in stalled:
+        server.fail(key, Stall(after=2000), times=1)
     holder = start(server.url, tmp_path, 100, 1, 1)
     go(holder)
-    wait_for(lambda: server.num_faults == 1, "the holder's request")
+    wait_for(lambda: server.num_faults == 4, "the holder's requests")
     waiter = start(server.url, tmp_path, 100, 1, 1)
     go(waiter)
-    wait_for(lambda: len(list(tmp_path.glob("serengeti-*.tar"))) >= 4, "the others")
+    wait_for(lambda: any(tmp_path.glob("serengeti-*.tar")), "another shard")
     assert waiter.poll() is None
-    assert server.num_requests("train/000.tar") == 1
+    assert {server.num_requests(key) for key in stalled} == {1}
     holder.send_signal(kill)
     assert figures(waiter)[2] == 0
-    assert server.num_requests("train/000.tar") == 2
+    assert {server.num_requests(key) for key in stalled} == {2}
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_another_process_fetched_just_now_is_not_checked_again(
+    server: FaultServer, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Who waited for the fetch takes its file for checked; it is hashed once, by the fetcher."""
+    may_answer = threading.Event()
+    server.on_request = lambda: may_answer.wait(30)
+    holder = start(server.url, tmp_path, 100, 1, 1)
+    go(holder)
+    wait_for(lambda: len(server.requests) == 4, "the holder's requests")
+    source = source_of(shards_at(store_of(server), 4), tmp_path)
+    source.begin(range(4))
+    waiting = cast("BackgroundSource", source)
+    wait_for(lambda: waiting._num_running == 0, "the wait for the holder")
+    may_answer.set()
+    assert [read(source, k) for k in range(4)] == [(content(k), True) for k in range(4)]
+    stats = source.stats()
+    source.close()
+    assert (stats.num_fetches, stats.num_hits, stats.seconds_checking) == (0, 4, 0.0)
+    figures(holder)
 
 
 def test_what_a_killed_process_left_is_taken_over_later(

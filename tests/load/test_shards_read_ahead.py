@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from serengeti_etl.load.read_ahead import ReadAhead
+from serengeti_etl.load.read_ahead import MAX_SHARDS_AHEAD, ReadAhead
 
 SIZES = (3, 1, 4, 1, 5, 9, 2, 6)
 LOCAL = 7
@@ -43,6 +43,16 @@ class Epochs(RuleBasedStateMachine):
             held = sum(HELD_SIZES[one] for one in self.at_hand)
             assert ahead <= self.ahead
             assert held <= self.limit
+        self.check_that_nothing_more_fits()
+
+    def check_that_nothing_more_fits(self) -> None:
+        """What comes next is at hand, or there is no room for it."""
+        coming = next((one for one in self.to_come if one not in self.at_hand), None)
+        if coming is not None:
+            ahead = sum(SIZES[one] for one in self.at_hand if one in self.to_come)
+            held = sum(HELD_SIZES[one] for one in self.at_hand)
+            is_near = ahead + SIZES[coming] <= self.ahead
+            assert not (is_near and held + HELD_SIZES[coming] <= self.limit)
 
     @rule(order=st.permutations(range(len(SIZES))), num=st.integers(0, len(SIZES)))
     def schedule(self, order: list[int], num: int) -> None:
@@ -154,3 +164,13 @@ def test_above_the_limit_the_farthest_goes_first(order: list[int]) -> None:
     plan.begin(order[5])
     plan.add(order[5])
     assert plan.surplus([*order[:4], order[5]]) == [order[3]]
+
+
+def test_no_more_than_so_many_shards_are_ahead() -> None:
+    """However small shards are, their number is bounded too."""
+    plan = ReadAhead([1] * 200, [1] * 200, limit_bytes=1000, ahead_bytes=1000)
+    plan.schedule(range(200))
+    assert sum(plan.take_next() is not None for _ in range(200)) == MAX_SHARDS_AHEAD
+    plan.begin(0)
+    assert plan.take_next() == MAX_SHARDS_AHEAD
+    assert plan.take_next() is None

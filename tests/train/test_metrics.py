@@ -5,19 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, log_loss
+from sklearn.metrics import log_loss
 
+from serengeti_etl.errors import ConfigError
 from serengeti_etl.storage import Store
-from serengeti_etl.train.metrics import (
-    MetricsFile,
-    Predictions,
-    aggregate_sequences,
-    average_precision,
-    class_means,
-    mean_binary_log_loss,
-)
+from serengeti_etl.train.metrics import MetricsFile, class_means, mean_binary_log_loss
+from tests.predicted import images_of
 
 PRIORS = Path(__file__).parents[3] / "shared/data/serengeti/hakuna_classes_54.csv"
 
@@ -51,51 +44,37 @@ def test_the_competitions_class_means_score_as_published() -> None:
     assert abs(mean_binary_log_loss(means[None], means[None]) - 0.0320) < 5e-5
 
 
-def test_sequences_are_aggregated_as_the_winner_did() -> None:
-    """Mean for animals, geometric mean for empty; by hand: (0.2 + 0.8) / 2, sqrt(0.9 * 0.1)."""
-    images = Predictions(
-        names=("a", "b", "c"),
-        seq_ids=("s", "t", "s"),
-        targets_NC=np.array([[0.0, 1], [1, 0], [0, 0]]),
-        probabilities_NC=np.array([[0.9, 0.2], [0.7, 0.3], [0.1, 0.8]]),
-    )
-    sequences = aggregate_sequences(images, empty=0)
-    assert sequences.names == ("s", "t")
-    expected = [[np.sqrt(0.9 * 0.1), 0.5], [0.7, 0.3]]
-    assert np.allclose(sequences.probabilities_NC, expected, atol=1e-15)
-    assert sequences.targets_NC.tolist() == [[0, 1], [1, 0]]
-    without = aggregate_sequences(images, empty=None)
-    assert np.allclose(without.probabilities_NC[0], [0.5, 0.5])
+def test_probabilities_of_another_shape_are_refused() -> None:
+    """One row or one vector of class means fits all samples; one column does not."""
+    targets = np.zeros((3, 2))
+    scores = [
+        mean_binary_log_loss(targets, np.full(shape, 0.5)) for shape in ((3, 2), (1, 2), (2,))
+    ]
+    assert scores == pytest.approx([np.log(2)] * 3)
+    with pytest.raises(ConfigError, match=r"shape of probabilities_NC is \(3, 1\).*\(3, 2\)"):
+        mean_binary_log_loss(targets, np.full((3, 1), 0.5))
+    with pytest.raises(ConfigError, match="shape of probabilities_NC"):
+        mean_binary_log_loss(targets[:, :1], np.full((3, 2), 0.5))
 
 
-def test_an_impossible_empty_stays_impossible() -> None:
-    """A frame that is surely not empty makes the sequence's empty 0, not NaN."""
-    images = Predictions(
-        names=("a", "b"),
-        seq_ids=("s", "s"),
-        targets_NC=np.zeros((2, 1)),
-        probabilities_NC=np.array([[0.0], [1.0]]),
-    )
-    assert 0 <= aggregate_sequences(images, empty=0).probabilities_NC[0, 0] < 1e-100
+def test_what_is_no_probability_is_named() -> None:
+    """NaN, values beyond 0 and 1, and shapes that do not agree, by image and category."""
+    good = images_of("st", [[0, 1], [1, 0]], [[0.2, 1], [0, 0.5]])
+    good.check(("empty", "zebra"))
+    nan = images_of("st", [[0, 1], [1, 0]], [[0.2, 1], [0, np.nan]])
+    with pytest.raises(ConfigError, match="probabilities_NC of i1, zebra is nan"):
+        nan.check(("empty", "zebra"))
+    beyond = images_of("st", [[0, 1], [2, 0]], [[0.2, 1], [0, 0.5]])
+    with pytest.raises(ConfigError, match="targets_NC of i1, empty is 2"):
+        beyond.check(("empty", "zebra"))
+    with pytest.raises(ConfigError, match=r"shape of targets_NC is \(2, 2\)"):
+        good.check(("empty", "zebra", "lion"))
 
 
 def test_class_means_are_never_certain() -> None:
     """Half a sample each way keeps an unseen class above 0 and a constant one below 1."""
     means = class_means(np.array([0, 5, 10]), 10)
     assert np.allclose(means, [0.5 / 11, 5.5 / 11, 10.5 / 11])
-
-
-@given(data=st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40))
-def test_average_precision_equals_scikit_learns(data: list[tuple[bool, int]]) -> None:
-    """With ties and all, to 1e-12; None where nothing is positive."""
-    targets = np.array([float(shown) for shown, _ in data])
-    scores = np.array([score / 6 for _, score in data])
-    got = average_precision(targets, scores)
-    if targets.sum() == 0:
-        assert got is None
-    else:
-        assert got is not None
-        assert abs(got - average_precision_score(targets, scores)) < 1e-12
 
 
 def test_records_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

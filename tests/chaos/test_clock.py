@@ -1,0 +1,105 @@
+"""A clock that jumps by a day while a conversion runs: nobody loses the output, no byte differs."""
+
+import importlib.util
+import random
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serengeti_etl.cluster import SerialRunner
+from serengeti_etl.convert.season import convert_season
+from tests.chaos.drivers import Driver, small_shards, write_pipeline
+from tests.conftest import files_below
+
+pytestmark = pytest.mark.chaos
+
+SEED: int | None = None
+"""Set it to the number in a failed test's name to meet the same moments again."""
+
+_SEED = secrets.randbelow(10**6) if SEED is None else SEED
+
+SLOW = """
+import sys, time
+from serengeti_etl import lease
+from serengeti_etl.convert import shard
+lease.LIFE_SECONDS = 9.0
+honest = shard.make_shard
+def slow(task):
+    time.sleep(0.8 if "serial" in sys.argv else 0.1)
+    return honest(task)
+from serengeti_etl.convert import season
+season.make_shard = slow
+"""
+"""So that the second driver meets the first at work."""
+
+
+@pytest.fixture(scope="module")
+def expected(season: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every file of the undisturbed run."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    convert_season(small_shards(str(season)), SerialRunner(), str(output))
+    return files_below(output)
+
+
+@pytest.fixture
+def pipeline_file(season: Path, tmp_path: Path) -> Path:
+    """The pipeline, whose shards take a while when they are made in turn."""
+    file = write_pipeline(tmp_path, season)
+    with file.open("a") as lines:
+        lines.write(SLOW)
+    return file
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> tuple[dict[str, str], Callable[[str], object]]:
+    """Variables of a process whose clock of the day can be set, and what sets it, also later."""
+    package = importlib.util.find_spec("libfaketime")
+    folder = Path(package.origin).parent if package and package.origin else Path("missing")
+    libraries = sorted(folder.rglob("libfaketime.so.1"))
+    if not libraries:
+        pytest.skip("the package libfaketime is missing, or has no library for this machine")
+    offset = tmp_path / "clock"
+
+    def jump(by: str) -> None:
+        new = tmp_path / "clock.new"
+        new.write_text(f"{by}\n")
+        new.replace(offset)
+
+    jump("+0")
+    variables = {
+        "LD_PRELOAD": str(libraries[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_CACHE_DURATION": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    return variables, jump
+
+
+@pytest.mark.parametrize("where", ["serial", "local"], ids=lambda where: f"seed{_SEED}-{where}")
+def test_jumps_of_the_clock_do_not_show(
+    clock: tuple[dict[str, str], Callable[[str], object]],
+    pipeline_file: Path,
+    expected: dict[str, bytes],
+    where: str,
+) -> None:
+    """A day ahead, then two back: the first driver goes on, others are refused, no byte differs."""
+    variables, set_clock = clock
+    draw = random.Random(f"{_SEED} {where}")  # noqa: S311 - repeatable, not a secret
+    output = pipeline_file.with_name("out")
+    first = Driver(pipeline_file, output, where, (), **variables)
+    for jump in ("+1d", "-1d"):
+        first.wait_for_commits(first.num_commits() + draw.randint(1, 2), lambda: None)
+        set_clock(jump)
+        if where == "serial":
+            assert_refused(Driver(pipeline_file, output, where, (), **variables), first)
+    assert first.wait() == 2, first.said.read_text()
+    assert files_below(output) == expected
+
+
+def assert_refused(second: Driver, first: Driver) -> None:
+    """It ends, soon and while the first is at work, and says who that is."""
+    assert second.wait() == 4, second.said.read_text()
+    assert f"is being written by process {first.process.pid}" in second.said.read_text()
+    assert first.process.poll() is None, "the first one was too fast to be met"

@@ -11,7 +11,9 @@ from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.model import Classifier
 
 
-def write_model(run: Path, classes: tuple[str, ...], resize: ResizeSettings) -> str:
+def write_model(
+    run: Path, classes: tuple[str, ...], resize: ResizeSettings, empty_shift: float = 0.0
+) -> str:
     """Address of a run whose ``model.pt`` is a ResNet18 that tells photographs apart."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -27,6 +29,7 @@ def write_model(run: Path, classes: tuple[str, ...], resize: ResizeSettings) -> 
         step=5,
         resize=resize.deciding(),
         sequence_means=tuple(0.01 * (at + 1) for at in range(len(classes))),
+        empty_shift=empty_shift,
         versions={"encoder": encoder_version()},
         data={"name": "drawn", "licence": "CC0-1.0", "citation": ""},
     ).write(Store(url=str(run)))

@@ -24,6 +24,8 @@ from serengeti_etl.convert.resize import ResizedImage, encoder_version, resize_j
 from serengeti_etl.convert.season import convert_season
 from serengeti_etl.dataset.index import Dataset, open_dataset
 from serengeti_etl.errors import ConfigError, ImageError
+from serengeti_etl.evaluate.run import evaluate_run
+from serengeti_etl.label_config import Rules
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
 from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
@@ -35,6 +37,7 @@ from serengeti_etl.predict.run import PredictSettings, predict_photographs
 from serengeti_etl.predict.scores import Content, predict_contents
 from serengeti_etl.predict.served import ModelConfig, ServedModel
 from serengeti_etl.storage import Store
+from serengeti_etl.train.calibration import prior_shift
 from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.loop import train
 from serengeti_etl.train.metrics import Predictions, aggregate_sequences, class_means
@@ -134,6 +137,36 @@ def test_photographs_are_predicted_as_their_shards_are(
     assert len(rejected) == 3
     for name, reason in rejected.items():
         assert failures[at[name]].startswith(f"{reason}: ")
+
+
+@pytest.fixture(scope="module")
+def thinned(pipeline: SeasonPipeline, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The drawn season with few blanks in train. Read only."""
+    output = tmp_path_factory.mktemp("thinned") / "dataset"
+    few = dataclasses.replace(pipeline, rules=Rules(max_empty_share=0.15))
+    convert_season(few, SerialRunner(), str(output))
+    return open_dataset(str(output))
+
+
+def test_a_thinned_empty_is_put_right_as_in_evaluation(
+    thinned: Dataset, pipeline: SeasonPipeline, season: Path, tmp_path: Path
+) -> None:
+    """Of a dataset with few blanks: what ``evaluate`` writes of its images, to 1e-6."""
+    dataset = thinned
+    shift = prior_shift(dataset.info.priors)
+    assert shift > 0.3
+    run = write_model(tmp_path / "run", dataset.classes, pipeline.resize, shift)
+    evaluate_run(run, dataset.store.url, settings=TrainSettings(device="cpu", num_threads=1))
+    expected = pq.read_table(tmp_path / "run" / "predictions-images.parquet")
+    catalog = Source(url=f"{dataset.store.url}/catalog.parquet", folder=str(season / "images"))
+    found = predicted(run, catalog, tmp_path)
+    names, at = (
+        file_names(dataset),
+        {name: row for row, name in enumerate(found["file"].to_pylist())},
+    )
+    rows = [at[names[image_id]] for image_id in expected["image_id"].to_pylist()]
+    both = (matrix(found, dataset.classes)[rows], matrix(expected, dataset.classes))
+    assert np.abs(both[0] - both[1]).max() < 1e-6
 
 
 def test_another_jpeg_step_gives_other_probabilities(
@@ -269,7 +302,7 @@ def test_no_more_than_two_batches_are_held() -> None:
 
 
 def test_a_training_leaves_all_that_prediction_needs(
-    dataset: Dataset,
+    thinned: Dataset,
     pipeline: SeasonPipeline,
     season: Path,
     tmp_path: Path,
@@ -280,7 +313,7 @@ def test_a_training_leaves_all_that_prediction_needs(
     stage = Stage(name="all", epochs=1, image_size=(32, 40), batch_size=8)
     settings = TrainSettings(device="cpu", num_threads=1)
     train(
-        dataset.store.url,
+        thinned.store.url,
         str(tmp_path / "run"),
         Recipe(model="resnet18", stages=(stage,)),
         settings=settings,
@@ -289,7 +322,10 @@ def test_a_training_leaves_all_that_prediction_needs(
     assert config.resize == pipeline.resize
     assert config.versions["encoder"] == encoder_version()
     assert config.data["name"] == "drawn"
-    images = read_images([dataset], "train", EVERYTHING).images
+    assert config.empty_shift == prior_shift(thinned.info.priors) > 0
+    images = read_images([thinned], "train", EVERYTHING).images
+    at = thinned.class_index["empty"]
+    assert config.fallback[at] > config.sequence_means[at]
     assert config.sequence_means == tuple(class_means(*images.sequence_counts()))
     for name in ("run", "run/checkpoints/best.pt"):
         settings_of = PredictSettings(output=f"{tmp_path}/images.csv", device="cpu")

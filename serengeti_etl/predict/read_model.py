@@ -46,6 +46,7 @@ def config_of(file: ModelFile, where: str) -> ModelConfig:
         image_size=(file.image_size[0], file.image_size[1]),
         resize=resize_settings(file.resize, where),
         sequence_means=tuple(file.sequence_means),
+        empty_shift=file.empty_shift,
         versions=file.versions,
         data=file.data,
         plan_hash=file.plan_hash,

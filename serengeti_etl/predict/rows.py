@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from serengeti_etl.errors import ConfigError, ImageError
-from serengeti_etl.train.metrics import Float64
+from serengeti_etl.train.predictions import Float64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from serengeti_etl.errors import ImageError
 from serengeti_etl.load.augment import WHOLE
 from serengeti_etl.load.decode import UInt8, decode_into, use_one_core
 from serengeti_etl.predict.served import ModelConfig, ServedModel
-from serengeti_etl.train.metrics import Float64
+from serengeti_etl.train.predictions import Float64
 
 BATCH_SIZE = 32
 """Photographs per batch; it decides nothing but memory."""

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serengeti_etl.train.metrics import Float64, Predictions, aggregate_sequences
+from serengeti_etl.train.predictions import Float64, Predictions
+from serengeti_etl.train.sequences import aggregate_sequences
 
 
 def together(frames: Sequence[Float64], empty: int | None) -> Float64:
-    """Probabilities of a sequence, (num_classes,), as ``train.metrics`` scores it.
+    """Probabilities of a sequence, (num_classes,), as the score wants it.
 
     Args:
         frames: probabilities of its frames that could be read, one at least.

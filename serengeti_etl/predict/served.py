@@ -14,8 +14,9 @@ from serengeti_etl.convert.resize import encoder_version
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.decode import UInt8
-from serengeti_etl.train.metrics import Float64
+from serengeti_etl.train.calibration import with_prior_shift
 from serengeti_etl.train.model import Classifier, mixed_precision, to_device
+from serengeti_etl.train.predictions import Float64, Predictions
 
 CONFIG_FILE = "config.json"
 FORMAT = "serengeti-model/1"
@@ -31,6 +32,7 @@ class ModelConfig:
         image_size: height and width in px of what the network gets.
         resize: how a photograph becomes the JPEG that is decoded to that size.
         sequence_means: share of the training sequences that show each category; () if unknown.
+        empty_shift: to be added to the log odds of ``empty``, which was thinned in train; 0 if not.
         versions: libraries that made the JPEGs that it was trained on.
         data: name, licence and citation of what it was trained on.
         plan_hash: of that dataset.
@@ -42,6 +44,7 @@ class ModelConfig:
     image_size: tuple[int, int]
     resize: ResizeSettings
     sequence_means: tuple[float, ...] = ()
+    empty_shift: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     plan_hash: str = ""
@@ -51,6 +54,24 @@ class ModelConfig:
     def empty(self) -> int | None:
         """Position of ``empty`` among the classes; None if it is no class."""
         return self.classes.index(EMPTY) if EMPTY in self.classes else None
+
+    @property
+    def fallback(self) -> Float64:
+        """Probability of each category where nothing is known of a sequence, (num_classes,)."""
+        return cast("Float64", self.restored(np.array([self.sequence_means]))[0])
+
+    def restored(self, probabilities_NC: Float64) -> Float64:
+        """The probabilities where blanks are as common as they are, not as they were thinned."""
+        if self.empty is None:
+            return probabilities_NC
+        names = ("",) * len(probabilities_NC)
+        images = Predictions(
+            names=names,
+            seq_ids=names,
+            targets_NC=np.zeros_like(probabilities_NC),
+            probabilities_NC=probabilities_NC,
+        )
+        return with_prior_shift(images, self.empty, self.empty_shift).probabilities_NC
 
     @property
     def encoder_warning(self) -> str:
@@ -160,4 +181,4 @@ class ServedModel:
         with torch.inference_mode(), mixed_precision(device):
             logits_BC = self.network(to_device(images_BCHW, device))
             probabilities_BC = torch.sigmoid(logits_BC.double()).cpu().numpy()
-        return cast("Float64", np.asarray(probabilities_BC))
+        return self.config.restored(probabilities_BC)

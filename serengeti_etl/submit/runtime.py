@@ -21,7 +21,7 @@ from serengeti_etl.errors import CatalogError, ImageError
 from serengeti_etl.predict.scores import BATCH_SIZE, Content, Outcome, predict_contents
 from serengeti_etl.predict.sequences import together
 from serengeti_etl.predict.served import CONFIG_FILE, ModelConfig, ServedModel
-from serengeti_etl.train.metrics import Float64
+from serengeti_etl.train.predictions import Float64
 
 LOG = logging.getLogger("serengeti_etl.submit")
 
@@ -152,7 +152,7 @@ def _say_differences(columns: Sequence[str], classes: Sequence[str]) -> None:
 
 
 def _means(columns: Sequence[str], config: ModelConfig) -> Float64:
-    means = dict(zip(config.classes, config.sequence_means, strict=True))
+    means = dict(zip(config.classes, config.fallback.tolist(), strict=True))
     rarest = min(means.values())
     return np.array([means.get(name, rarest) for name in columns])
 

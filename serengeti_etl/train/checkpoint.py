@@ -62,6 +62,8 @@ class ModelFile:
         resize: how its photographs were made smaller, as ``ResizeSettings.deciding`` has it; a new
             photograph must be prepared in the same way.
         sequence_means: share of the training sequences that show each category, in order.
+        empty_shift: to be added to the log odds of ``empty``, which was thinned in train; 0 if not
+            (see ``calibration.prior_shift``).
         versions: libraries that made its dataset's JPEGs.
         data: name, licence and citation of its dataset.
     """
@@ -74,6 +76,7 @@ class ModelFile:
     step: int
     resize: dict[str, Any] = field(default_factory=dict)
     sequence_means: tuple[float, ...] = ()
+    empty_shift: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from serengeti_etl.load.augment import Augment
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.storage import Store
+from serengeti_etl.train.calibration import prior_shift
 from serengeti_etl.train.checkpoint import (
     BEST_FILE,
     ModelFile,
@@ -351,6 +352,7 @@ class _Trainer:
             step=self._place.step,
             resize=dict(info.settings.get("resize", {})),
             sequence_means=tuple(self._sequence_means_C.tolist()),
+            empty_shift=prior_shift(info.priors),
             versions=dict(info.versions),
             data={
                 "name": info.name,

@@ -13,6 +13,7 @@ import pytest
 from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.errors import CatalogError, ConfigError, ImageError
+from serengeti_etl.predict import tables
 from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
 from serengeti_etl.predict.megadetector import megadetector_output
 from serengeti_etl.predict.rows import PredictedImage, image_schema, image_table
@@ -72,6 +73,17 @@ def test_tables_hold_every_probability_to_the_last_digit(tmp_path: Path, kind: s
         else:
             p = expected.probabilities_C.tolist()
             assert [float(value) for value in values] == [max(p), *p]
+
+
+def test_parquet_has_few_large_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small parts are gathered, so that what is kept of groups does not grow with every part."""
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 10)
+    with tables.parquet_output(Store(url=str(tmp_path)), "x", image_schema(CLASSES)) as append:
+        for _ in range(6):
+            append(image_table(ROWS, CLASSES))
+    metadata = pq.read_metadata(tmp_path / "x")
+    assert metadata.num_rows == 24
+    assert metadata.num_row_groups == 2
 
 
 def test_a_table_is_not_there_if_its_writing_fails(tmp_path: Path) -> None:

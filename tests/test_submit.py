@@ -313,3 +313,23 @@ def test_an_output_that_is_no_zip_is_refused(run: str, tmp_path: Path) -> None:
     """The name says what it must be."""
     with pytest.raises(ConfigError, match=r"a file whose name ends in \.zip"):
         write_submission(run, str(tmp_path / "submission"))
+
+
+def test_the_commands_say_what_they_wrote(run: str, package: Path, tmp_path: Path) -> None:
+    """``submit`` makes the very zip, ``export-model`` the folder; without a run, one line."""
+
+    def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        whole = [sys.executable, "-m", "serengeti_etl", *arguments]
+        return subprocess.run(whole, capture_output=True, text=True, check=False)
+
+    path = tmp_path / "submission.zip"
+    shown = command("submit", run, "--output", str(path))
+    assert shown.returncode == 0, shown.stderr
+    assert f"written: {path}, 2" in shown.stdout
+    assert path.read_bytes() == package.read_bytes()
+    shown = command("export-model", run, "--output", str(tmp_path / "model"))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip().endswith("metrics.json, README.md, config.json")
+    refused = command("submit", str(tmp_path / "nothing"), "--output", str(path))
+    assert refused.returncode == 4
+    assert "the training has not finished" in refused.stderr

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "serengeti_etl"
+ROOT = Path(__file__).parents[2]
+"""Folder that the package lies in."""
 
 
 def needed_files(module: str) -> dict[str, Path]:
@@ -16,13 +18,12 @@ def needed_files(module: str) -> dict[str, Path]:
     Args:
         module: such as ``serengeti_etl.submit.runtime``.
     """
-    root = Path(__file__).parents[2]
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        path = _file_of(root, name)
-        key = path.relative_to(root).as_posix()
+        path = _file_of(name)
+        key = path.relative_to(ROOT).as_posix()
         if key not in found:
             found[key] = path
             waiting += imported(path)
@@ -38,6 +39,10 @@ def imported(path: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
+            # What is taken from a package may be one of its modules.
+            names += [
+                one for alias in node.names if _is_module(one := f"{node.module}.{alias.name}")
+            ]
     return [name for name in names if name.partition(".")[0] == PACKAGE]
 
 
@@ -48,9 +53,14 @@ def _executed(body: list[ast.stmt]) -> Iterator[ast.stmt]:
         if isinstance(node, ast.If) and ast.unparse(node.test) != "TYPE_CHECKING":
             yield from _executed([*node.body, *node.orelse])
         elif isinstance(node, ast.Try):
-            yield from _executed([*node.body, *node.orelse, *node.finalbody])
+            handled = [one for handler in node.handlers for one in handler.body]
+            yield from _executed([*node.body, *handled, *node.orelse, *node.finalbody])
 
 
-def _file_of(root: Path, module: str) -> Path:
-    path = root.joinpath(*module.split("."))
+def _is_module(name: str) -> bool:
+    return _file_of(name).is_file()
+
+
+def _file_of(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from serengeti_etl.convert.season import Conversion
     from serengeti_etl.dataset.verify import Verification
     from serengeti_etl.evaluate import Evaluation
+    from serengeti_etl.predict.photographs import Source
+    from serengeti_etl.predict.run import PredictionReport, PredictSettings
     from serengeti_etl.train.recipe import Recipe
     from serengeti_etl.train.settings import TrainResult, TrainSettings
 
@@ -190,6 +192,30 @@ def _cluster_option(default: str) -> Callable[[CommandT], CommandT]:
     )
 
 
+_PLACE_OPTIONS = (
+    click.option(
+        "--utc-offset", default="+03:00", show_default=True, help="Of the cameras' clocks."
+    ),
+    click.option("--latitude", type=float, help="Of sites that --sites lacks, in degrees."),
+    click.option("--longitude", type=float, help="Likewise."),
+    click.option("--sites", help="CSV with the columns site, latitude and longitude."),
+    click.option("--contributor", default="unknown", show_default=True, help="Who made the data."),
+    click.option(
+        "--sampling-design",
+        default="opportunistic",
+        show_default=True,
+        help="How sites were chosen, in the words of Camtrap DP.",
+    ),
+)
+
+
+def _place_options(command: CommandT) -> CommandT:
+    """What Camtrap DP demands and nobody else; `click` wants the last one first."""
+    for option in reversed(_PLACE_OPTIONS):
+        command = option(command)
+    return command
+
+
 @commands.command()
 @_pipeline_options
 @_debug
@@ -241,17 +267,7 @@ def catalog(  # noqa: PLR0913 - one parameter per option
 @click.option("--format", "kind", type=click.Choice(["coco", "camtrap_dp"]), required=True)
 @click.option("--output", required=True, help="Folder or url for what is written.")
 @click.option("--split", help="Only the images of this split.")
-@click.option("--utc-offset", default="+03:00", show_default=True, help="Of the cameras' clocks.")
-@click.option("--latitude", type=float, help="Of sites that --sites does not list, in degrees.")
-@click.option("--longitude", type=float, help="Likewise.")
-@click.option("--sites", help="CSV with the columns site, latitude and longitude.")
-@click.option("--contributor", default="unknown", show_default=True, help="Who made the data.")
-@click.option(
-    "--sampling-design",
-    default="opportunistic",
-    show_default=True,
-    help="How sites were chosen, in the words of Camtrap DP.",
-)
+@_place_options
 @_debug
 def export(
     url: str,
@@ -434,6 +450,79 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
     more = {"with_mirror": mirror, "blank_threshold": blank_threshold}
     click.echo(evaluation_text(run_evaluation(run, dataset, split, device, **more)), nl=False)
+
+
+@commands.command()
+@_works_long
+@click.argument("model")
+@click.option("--photographs", required=True, help="Folder or url, or a .txt, .csv, .parquet list.")
+@click.option("--source", help="Where the names in a list lie, if not beside it.")
+@click.option("--output", required=True, help="File or url of the results; or a folder.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "parquet", "megadetector", "camtrap_dp"]),
+    help="By default told by the suffix of --output: .csv, .parquet, .json (MegaDetector's).",
+)
+@click.option("--sequences", help="File for a table of sequences, .csv or .parquet.")
+@click.option(
+    "--gap",
+    "gap_seconds",
+    default=5.0,
+    show_default=True,
+    help="Where a list names no sequences: photographs of one site, or else one folder, that "
+    "follow each other within so many seconds by their Exif time are one.",
+)
+@click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
+@_place_options
+@_debug
+def predict(
+    model: str,
+    photographs: str,
+    source: str | None,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+    **settings: Any,
+) -> int:
+    """Predict photographs with MODEL: a finished run, one of its .pt files, or a model folder."""
+    _need_training()
+    from serengeti_etl.predict.photographs import Source
+    from serengeti_etl.predict.run import PredictSettings
+    from serengeti_etl.predict.text import prediction_text
+
+    own = ("output", "kind", "sequences", "gap_seconds", "device")
+    wanted = PredictSettings(**{name: settings.pop(name) for name in own}, place=settings)
+    report = run_prediction(model, Source(url=photographs, folder=source), wanted)
+    click.echo(prediction_text(report), nl=False)
+    click.echo(f"written: {wanted.output}")
+    return WITH_REJECTS if report.failures else COMPLETE
+
+
+@commands.command()
+@_works_long
+@click.argument("model")
+@click.option("--output", default="submission.zip", show_default=True, help="Path or url.")
+@_debug
+def submit(model: str, output: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+    """Pack MODEL with the code that runs it as a submission to Hakuna Ma-data."""
+    _need_training()
+    from serengeti_etl.submit.package import write_submission
+
+    sizes = write_submission(model, output)
+    click.echo(f"written: {output}, {len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB")
+
+
+@commands.command("export-model")
+@_works_long
+@click.argument("model")
+@click.option("--output", required=True, help="Folder or url.")
+@click.option("--onnx", is_flag=True, help="With model.onnx; needs the extra [onnx].")
+@_debug
+def export_model(model: str, output: str, onnx: bool, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+    """Write MODEL as a plain folder: safetensors, torch.export, config and model card."""
+    _need_training()
+    from serengeti_etl.submit.model_folder import write_model_folder
+
+    click.echo(f"written: {output}/{', '.join(write_model_folder(model, output, with_onnx=onnx))}")
 
 
 @commands.command()
@@ -668,8 +757,23 @@ def run_evaluation(run: str, dataset: str, split: str, device: str, **more: Any)
     return evaluate_run(run, dataset, split, settings=settings, evaluation=evaluation)
 
 
+def run_prediction(model: str, source: "Source", settings: "PredictSettings") -> "PredictionReport":
+    """Predict with a progress line; what came of it."""
+    from serengeti_etl.predict.run import predict_photographs
+
+    with _line(unit=" photographs", desc="predict") as line:
+
+        def show(report: "PredictionReport") -> None:
+            line.total = report.num_photographs
+            line.set_postfix_str(f"{report.failures.total()} failed", refresh=False)
+            line.update(report.num_done - line.n)
+
+        return predict_photographs(model, source, settings, show)
+
+
 def _need_training() -> None:
-    missing = [name for name in ("torch", "torchvision", "simplejpeg") if not find_spec(name)]
+    needed = ("torch", "torchvision", "safetensors", "simplejpeg")
+    missing = [name for name in needed if not find_spec(name)]
     if missing:
         raise ConfigError(
             f"training needs {', '.join(missing)}: install the extra with "

@@ -117,7 +117,7 @@ def write_labels(labels: ExportedLabels, kind: str, output: str, place: Mapping[
         num = write_coco(labels.images, annotations, store, COCO_FILE)
         what, left_out = COCO_FILE, f"{num:,} annotations of whole sequences"
     else:
-        settings = _camtrap_dp_settings(labels, place)
+        settings = camtrap_dp_settings(labels.name, labels.licence, place)
         num = write_camtrap_dp(labels.images, annotations, store, settings)
         what, left_out = DATA_PACKAGE, f"{num:,} images without date and time"
         num_images -= num
@@ -125,17 +125,28 @@ def write_labels(labels: ExportedLabels, kind: str, output: str, place: Mapping[
     return f"{said}; left out: {left_out}" if num else said
 
 
-def _camtrap_dp_settings(labels: ExportedLabels, place: Mapping[str, Any]) -> CamtrapDpSettings:
+def camtrap_dp_settings(name: str, licence: str, place: Mapping[str, Any]) -> CamtrapDpSettings:
+    """Settings of a package that is made now.
+
+    Args:
+        name: of the package.
+        licence: of labels and photographs; "" says nothing.
+        place: as of ``write_labels``.
+
+    Raises:
+        ConfigError: a setting is not what the format allows.
+        CatalogError: the CSV of sites cannot be read.
+    """
     return CamtrapDpSettings(
-        name=labels.name.lower(),
-        title=labels.name,
+        name=name.lower(),
+        title=name,
         utc_offset=place["utc_offset"],
         latitude=place["latitude"],
         longitude=place["longitude"],
         site_places=_site_places(place["sites"]) if place["sites"] else {},
         contributor=place["contributor"],
         sampling_design=place["sampling_design"],
-        licence=labels.licence,
+        licence=licence,
         created=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
 

@@ -29,6 +29,8 @@ LAYERS = (
     ("evaluate",),
     ("text_table",),
     ("export", "label_catalog"),
+    ("predict",),
+    ("submit",),
     ("demo", "evaluation_tables", "label_tables", "tables"),
     ("cli",),
     ("__main__",),
@@ -40,9 +42,9 @@ HOMES = {
     "duckdb": {"catalog/database.py"},
     "frictionless": {"catalog/camtrap_dp/schema.py"},
     "pyvips": {"convert/resize.py"},
-    "safetensors": {"train/weights.py"},
     "timm": {"train/timm_networks.py"},
     "webdataset": {"load/webdataset.py"},
+    "safetensors": {"predict/read_model.py", "submit/model_folder.py", "train/weights.py"},
     "torchvision": {"load/nvjpeg.py", "train/model.py"},
     "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py"},
     "PIL": {
@@ -60,6 +62,9 @@ HOMES = {
     "tqdm": {"cli.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate/")
+INFERENCE_ROOMS = ("predict/", "submit/")
+SHARED = {f"serengeti_etl.convert.{name}" for name in ("fetch", "resize")}
+"""What inference shares with the converting half: a photograph is fetched and prepared alike."""
 
 
 def modules() -> list[Path]:
@@ -120,15 +125,17 @@ def test_heavy_packages_are_imported_at_home_only(package: str) -> None:
 
 
 def test_torch_stays_in_the_training_half() -> None:
-    """Only loader, training and evaluation import torch, and none of them Dask or libvips' home."""
+    """Of what trains nothing imports Dask or the converter, of which inference has the resize."""
     for path in modules():
         found = set(imports(path))
-        is_training = name_of(path).startswith(TORCH_ROOMS)
+        is_inference = name_of(path).startswith(INFERENCE_ROOMS)
+        is_training = is_inference or name_of(path).startswith(TORCH_ROOMS)
         if any(module.split(".")[0] == "torch" for module in found):
             assert is_training, f"{name_of(path)} imports torch"
         if is_training:
             assert not {m for m in found if m.startswith(("serengeti_etl.cluster", "dask"))}
-            assert not {m for m in found if m.startswith("serengeti_etl.convert")}
+            converting = {m for m in found if m.startswith("serengeti_etl.convert")}
+            assert converting <= (SHARED if is_inference else set())
 
 
 def test_importing_the_package_brings_nothing_heavy_along() -> None:

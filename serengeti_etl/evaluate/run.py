@@ -61,12 +61,11 @@ def evaluate_run(
     run = Store(url=run_url, options=settings.run_options)
     dataset = Dataset(Store(url=dataset_url, options=settings.dataset_options))
     dataset.shards(split)  # names the splits there are
+    file = ModelFile.read(run)
     model = Model(
-        classes=dataset.classes,
-        means_C=_train_means(dataset),
-        empty_shift=prior_shift(dataset.info.priors),
+        classes=dataset.classes, means_C=_train_means(dataset), empty_shift=file.empty_shift
     )
-    predictor = _Predictor(ModelFile.read(run), dataset, model, settings)
+    predictor = _Predictor(file, dataset, model, settings)
     judged = predictor.predict(split, with_mirror=evaluation.with_mirror)
     tuned = judged if evaluation.tune_on == split else None
     if tuned is None and evaluation.tune_on in dataset.splits:

@@ -97,22 +97,28 @@ def prior_shift(priors: Mapping[str, Any]) -> float:
 _WHEN = ("before", "after")
 
 
-def with_prior_shift(images: Predictions, empty: int, shift: float) -> Predictions:
-    """The same, as a model would say that was trained without thinning.
+def shifted_blanks(probabilities_NC: Float64, empty: int, shift: float) -> Float64:
+    """Probabilities as a model would say that was trained without thinning, (N, C).
 
     With e the probability of ``empty`` and ``w = exp(shift)``, Bayes' rule makes it
     ``w * e / (1 - e + w * e)``, a shift of its log odds, and divides those of animals by the same
     ``1 - e + w * e``: what looks empty shows an animal less often than it did in train.
 
     Args:
-        images: as the model says.
+        probabilities_NC: of images, as the model gives them.
         empty: position of ``empty`` among the classes.
         shift: see ``prior_shift``.
     """
     if shift == 0:
-        return images
+        return probabilities_NC
     weight = np.exp(shift)
-    e_N1 = images.probabilities_NC[:, [empty]]
-    shifted_NC = images.probabilities_NC / (1 - e_N1 + weight * e_N1)
+    e_N1 = probabilities_NC[:, [empty]]
+    shifted_NC = probabilities_NC / (1 - e_N1 + weight * e_N1)
     shifted_NC[:, [empty]] *= weight
-    return replace(images, probabilities_NC=np.clip(shifted_NC, 0, 1))
+    return np.asarray(np.clip(shifted_NC, 0, 1))
+
+
+def with_prior_shift(images: Predictions, empty: int, shift: float) -> Predictions:
+    """The same predictions, put right by ``shifted_blanks``."""
+    shifted_NC = shifted_blanks(images.probabilities_NC, empty, shift)
+    return replace(images, probabilities_NC=shifted_NC)

@@ -18,7 +18,7 @@ import io
 import pickle
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,10 +58,13 @@ class ModelFile:
         state_dict: weights with the network's own names.
         plan_hash: of the dataset that it was trained on.
         step: steps that it was trained for.
-        class_means: share of the training images that show each class, in order of ``classes``.
-        empty_weight: how often a blank was seen in training against another image, by the recipe
-            and the making of the dataset together; ``thinning.restore_blanks`` puts predictions
-            right where it is not 1.
+        resize: how its photographs were made smaller, as ``ResizeSettings.deciding`` has it; a new
+            photograph must be prepared in the same way.
+        sequence_means: share of the training sequences that show each category, in order.
+        empty_shift: to be added to the log odds of ``empty``, which the making of the dataset or
+            the recipe thinned in train; 0 if neither did (see ``calibration.shifted_blanks``).
+        versions: libraries that made its dataset's JPEGs.
+        data: name, licence and citation of its dataset.
     """
 
     model: str
@@ -70,8 +73,11 @@ class ModelFile:
     state_dict: dict[str, torch.Tensor]
     plan_hash: str
     step: int
-    class_means: tuple[float, ...] = ()
-    empty_weight: float = 1.0
+    resize: dict[str, Any] = field(default_factory=dict)
+    sequence_means: tuple[float, ...] = ()
+    empty_shift: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
     def write(self, run: Store, name: str = MODEL_FILE) -> None:
         """Write as a plain torch file: ``torch.load(..., weights_only=True)`` reads it."""

@@ -28,7 +28,7 @@ from serengeti_etl.train.checkpoint import BEST_FILE, Checkpoints, ModelFile, cl
 from serengeti_etl.train.feed import Clock, on_device
 from serengeti_etl.train.layers import parameter_groups, set_trainable
 from serengeti_etl.train.losses import CALIBRATION_WARNING, LOSSES
-from serengeti_etl.train.metrics import MetricsFile, class_means
+from serengeti_etl.train.metrics import MetricsFile
 from serengeti_etl.train.mixup import mix, seed_torch
 from serengeti_etl.train.model import build_classifier, mixed_precision
 from serengeti_etl.train.place import RunPlace
@@ -129,7 +129,6 @@ class _Trainer:
         with self._train_loader(self._stages[0]) as loader:
             images = loader.samples.images
         counts_C, num_images = images.class_counts(), len(images)
-        self._means_C = class_means(counts_C, num_images)
         self._validation = Validation.of(self._dataset, images, recipe.empty_weight)
         empty = self._validation.empty
         seen_C = thinned_means(counts_C, num_images, empty, recipe.empty_weight)
@@ -380,6 +379,7 @@ class _Trainer:
 
     def _model_file(self) -> ModelFile:
         model = self._model if self._average is None else self._average.model
+        info = self._dataset.info
         return ModelFile(
             model=self._recipe.model,
             classes=self._dataset.classes,
@@ -387,8 +387,14 @@ class _Trainer:
             state_dict={name: value.cpu() for name, value in model.network.state_dict().items()},
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
-            class_means=tuple(self._means_C.tolist()),
-            empty_weight=self._validation.empty_weight,
+            resize=dict(info.settings.get("resize", {})),
+            sequence_means=tuple(self._validation.means_C.tolist()),
+            empty_shift=float(-np.log(self._validation.empty_weight)),
+            versions=dict(info.versions),
+            data={
+                "name": info.name,
+                **{key: str(info.settings.get(key, "")) for key in ("licence", "citation")},
+            },
         )
 
     def _zero(self) -> torch.Tensor:

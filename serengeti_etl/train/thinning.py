@@ -11,6 +11,7 @@ import numpy as np
 
 from serengeti_etl.label_config import EMPTY
 from serengeti_etl.load.selection import Selection
+from serengeti_etl.train.calibration import prior_shift, shifted_blanks
 from serengeti_etl.train.metrics import Float64, class_means
 
 
@@ -25,12 +26,7 @@ def kept_share(priors: Mapping[str, Any]) -> float:
     Args:
         priors: of ``dataset.json``: shares of sequences before and after.
     """
-    before, after = (
-        priors.get(when, {}).get("shares", {}).get(EMPTY, 0.0) for when in ("before", "after")
-    )
-    if not (0 < before < 1 and 0 < after < 1):
-        return 1.0
-    return float(after / (1 - after) * (1 - before) / before)
+    return float(np.exp(-prior_shift(priors)))
 
 
 def thinned_means(
@@ -58,18 +54,11 @@ def thinned_means(
 def restore_blanks(probabilities_NC: Float64, empty: int | None, empty_weight: float) -> Float64:
     """Probabilities where blanks are as common as they are, of a model that saw fewer, (N, C).
 
-    By Bayes: the odds of a blank are divided by its weight, which is a shift of its logit; what is
-    then left for animals shrinks by what the blanks gain.
-
     Args:
         probabilities_NC: of images, as the model gives them.
         empty: position of the blanks' class; None if it is no class.
         empty_weight: how often a blank came against another image in training.
     """
-    if empty is None or empty_weight == 1:
+    if empty is None:
         return probabilities_NC
-    seen_N = probabilities_NC[:, empty]
-    blank_N = seen_N / (seen_N + empty_weight * (1 - seen_N))
-    restored_NC = probabilities_NC * (1 - (1 - empty_weight) * blank_N)[:, None]
-    restored_NC[:, empty] = blank_N
-    return np.asarray(restored_NC)
+    return shifted_blanks(probabilities_NC, empty, float(-np.log(empty_weight)))

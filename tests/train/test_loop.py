@@ -1,6 +1,7 @@
 """Training runs: exact resume, refusals, and that something is learned."""
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -15,12 +16,16 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from serengeti_etl.dataset.index import open_dataset
 from serengeti_etl.errors import ConfigError, Incomplete, RunError
 from serengeti_etl.load.augment import Augment
+from serengeti_etl.load.read_table import read_images
+from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.storage import Store
 from serengeti_etl.train import loop
 from serengeti_etl.train.checkpoint import Checkpoints, ModelFile
 from serengeti_etl.train.loop import train
+from serengeti_etl.train.metrics import class_means
 from serengeti_etl.train.recipe import Recipe, Stage
 from serengeti_etl.train.settings import Event, TrainSettings
 from tests.dataset_factory import Recipe as DatasetRecipe
@@ -135,6 +140,7 @@ import pytest, time, torch
 from tests.train import tiny
 from tests.train.test_loop import SETTINGS
 from serengeti_etl.train.loop import train
+from serengeti_etl.train.metrics import class_means
 tiny.install(pytest.MonkeyPatch())
 torch.set_num_threads({torch.get_num_threads()})
 def tell(event):
@@ -323,12 +329,14 @@ def test_other_losses_warn_of_their_price(dataset: str, tmp_path: Path) -> None:
         assert all("no probabilities" in text for text in texts)
 
 
-def test_the_model_file_tells_how_common_the_classes_are(full_undisturbed: Path) -> None:
-    """Class means of all training images, and how much rarer blanks were made."""
+def test_the_model_file_tells_how_common_the_classes_are(
+    dataset: str, full_undisturbed: Path
+) -> None:
+    """Class means of all training sequences, and how much rarer blanks were made."""
     file = model_of(full_undisturbed)
-    assert file.empty_weight == 0.5
-    assert len(file.class_means) == 3
-    assert file.class_means[0] == pytest.approx((10 + 0.5) / 28)
+    assert file.empty_shift == pytest.approx(math.log(2))
+    images = read_images([open_dataset(dataset)], "train", EVERYTHING).images
+    assert file.sequence_means == pytest.approx(class_means(*images.sequence_counts()))
 
 
 def test_another_number_of_threads_gives_the_same_weights(

@@ -1,0 +1,1 @@
+"""New photographs to predictions, by the same resize and decode as in training."""

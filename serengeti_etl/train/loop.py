@@ -10,6 +10,7 @@ its own part of a batch, and sums have another order. All ranks have the same st
 running statistics of BatchNorm, of which the first rank's are passed on; so it saves all there is.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -389,7 +390,7 @@ class _Trainer:
             step=self._place.step,
             resize=dict(info.settings.get("resize", {})),
             sequence_means=tuple(self._validation.means_C.tolist()),
-            empty_shift=float(-np.log(self._validation.empty_weight)),
+            empty_shift=-math.log(self._validation.empty_weight) + 0.0,
             versions=dict(info.versions),
             data={
                 "name": info.name,

@@ -14,6 +14,8 @@ from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
 from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
+from serengeti_etl.storage import Store
+from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.loop import train
 from serengeti_etl.train.predictions import logits
 from serengeti_etl.train.recipe import Recipe, Stage
@@ -103,8 +105,10 @@ def test_a_thinned_empty_is_put_right(tmp_path: Path, network: None) -> None:  #
     priors = {"unit": "sequences of train", "before": whole, "after": after}
     replace(dataset.info, priors=priors).write(dataset.store)
     assert Dataset(dataset.store).info.priors == priors
+    shift = float(np.log(4) + np.log(1.5))
+    store = Store(url=str(run))
+    replace(ModelFile.read(store), empty_shift=shift).write(store)
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
-    shift = np.log(4) + np.log(1.5)
     assert made.empty_shift == pytest.approx(shift)
     assert np.allclose(logits(column(run, "empty")), logits(before) + shift, rtol=0, atol=1e-9)
     # 28 empty sequences more than those that are in train.

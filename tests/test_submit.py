@@ -154,7 +154,7 @@ def test_a_submission_holds_what_it_needs_and_no_more(package: Path) -> None:
         num_bytes = sum(one.file_size for one in archive.infolist() if one.filename in code)
     assert {"main.py", "config.json", "weights.pt"} < names
     assert names == {"main.py", "config.json", "weights.pt", *needed_files(RUNTIME)}
-    assert num_bytes < 200_000
+    assert num_bytes < 300_000
     needed = set()
     for text in code.values():
         for node in ast.parse(text).body:

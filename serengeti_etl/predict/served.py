@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ class ModelConfig:
         classes: categories in the order of the outputs.
         image_size: height and width in px of what the network gets.
         resize: how a photograph becomes the JPEG that is decoded to that size.
-        sequence_means: share of the training sequences that show each category; () if unknown.
+        sequence_means: share of the training sequences that show each category, before blanks were
+            thinned; () if unknown.
         empty_shift: to be added to the log odds of ``empty``, which was thinned in train; 0 if not.
         versions: libraries that made the JPEGs that it was trained on.
         data: name, licence and citation of what it was trained on.
@@ -54,11 +55,6 @@ class ModelConfig:
     def empty(self) -> int | None:
         """Position of ``empty`` among the classes; None if it is no class."""
         return self.classes.index(EMPTY) if EMPTY in self.classes else None
-
-    @property
-    def fallback(self) -> Float64:
-        """Probability of each category where nothing is known of a sequence, (num_classes,)."""
-        return cast("Float64", self.restored(np.array([self.sequence_means]))[0])
 
     def restored(self, probabilities_NC: Float64) -> Float64:
         """The probabilities where blanks are as common as they are, not as they were thinned."""

@@ -152,7 +152,7 @@ def _say_differences(columns: Sequence[str], classes: Sequence[str]) -> None:
 
 
 def _means(columns: Sequence[str], config: ModelConfig) -> Float64:
-    means = dict(zip(config.classes, config.fallback.tolist(), strict=True))
+    means = dict(zip(config.classes, config.sequence_means, strict=True))
     rarest = min(means.values())
     return np.array([means.get(name, rarest) for name in columns])
 

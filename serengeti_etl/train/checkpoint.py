@@ -60,7 +60,8 @@ class ModelFile:
         step: steps that it was trained for.
         resize: how its photographs were made smaller, as ``ResizeSettings.deciding`` has it; a new
             photograph must be prepared in the same way.
-        sequence_means: share of the training sequences that show each category, in order.
+        sequence_means: share of the training sequences that show each category, in order, before
+            blanks were thinned.
         empty_shift: to be added to the log odds of ``empty``, which the making of the dataset or
             the recipe thinned in train; 0 if neither did (see ``calibration.shifted_blanks``).
         versions: libraries that made its dataset's JPEGs.

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import read_tensors
 
 StateDict = dict[str, Tensor]
 
@@ -27,6 +25,10 @@ def read_weights(url: str) -> StateDict:
     Raises:
         ConfigError: there is no such file, or it is no state dict.
     """
+    # Here, for a submission takes this module along, and no storage.
+    from serengeti_etl.storage import Store
+    from serengeti_etl.train.checkpoint import read_tensors
+
     folder, _, name = url.rpartition("/")
     try:
         content = Store(url=folder or ("/" if url.startswith("/") else ".")).read(name)

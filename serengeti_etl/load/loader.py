@@ -211,6 +211,7 @@ class ShardLoader(IterableDataset[Batch]):
             num_samples=self._meter.num_samples,
             num_replaced=reader.num_damaged,
             num_threads=self._num_threads(),
+            resizes=self.settings.resize_on == "cpu",
             seconds=self._meter.seconds,
             seconds_waited=seconds.get("next", 0.0),
             seconds_for_shards=seconds.get("wait", 0.0),

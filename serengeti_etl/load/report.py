@@ -17,6 +17,7 @@ class LoaderReport:
         num_samples: handed out by this loader.
         num_replaced: images that were damaged, for which a neighbour stands.
         num_threads: that decode.
+        resizes: they crop and resize too, and leave it to no device.
         seconds: wall time since the first batch was asked for.
         seconds_waited: of them, those that the consumer waited for batches.
         seconds_for_shards: that decoding threads waited for shards, summed over them.
@@ -28,6 +29,7 @@ class LoaderReport:
     num_samples: int
     num_replaced: int
     num_threads: int
+    resizes: bool
     seconds: float
     seconds_waited: float
     seconds_for_shards: float
@@ -65,9 +67,10 @@ class LoaderReport:
                 "larger cache or more ahead_bytes would help"
             )
         if self.num_busy >= _MOST * self.num_threads:
+            more = ' or resize_on="device"' if self.resizes else ""
             return (
-                f"bound by decoding: {waited}; {rate}, {link}; more cores, smaller photographs or "
-                'resize_on="device" would help'
+                f"bound by decoding: {waited}; {rate}, {link}; more cores, smaller photographs"
+                f"{more} would help"
             )
         return (
             f"held up at times: {waited}; {rate}, {link}; more num_ahead would smooth it, or other "

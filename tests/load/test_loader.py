@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -21,7 +22,8 @@ from serengeti_etl.errors import ConfigError, DatasetError
 from serengeti_etl.load.batch import Batch, BatchMemory
 from serengeti_etl.load.device import Output, prepare
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
-from serengeti_etl.load.shard_source import ShardSource
+from serengeti_etl.load.report import LoaderReport
+from serengeti_etl.load.shard_source import ShardSource, SourceStats
 from serengeti_etl.load.shards import open_source
 from tests.dataset_factory import CLASSES, Recipe, jpeg_of, make_dataset
 
@@ -369,3 +371,32 @@ def test_impossible_settings_are_refused() -> None:
         LoaderSettings(decode_on="device")
     with pytest.raises(ConfigError, match="num_ahead is 0"):
         LoaderSettings(num_ahead=0)
+
+
+REPORT = LoaderReport(
+    num_samples=100,
+    num_replaced=0,
+    num_threads=4,
+    resizes=True,
+    seconds=10.0,
+    seconds_waited=5.0,
+    seconds_for_shards=1.0,
+    seconds_reading=1.0,
+    seconds_decoding=36.0,
+    source=SourceStats(num_bytes_fetched=100 * 1024 * 1024),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, 'bound by decoding: 50 % of the time waited.*3.7 of 4 threads.*10 MB/s.*"device"'),
+        ({"resizes": False}, "bound by decoding.* smaller photographs would help"),
+        ({"seconds_waited": 0.1}, "keeps up: 1 % of the time"),
+        ({"seconds_decoding": 2.0, "seconds_for_shards": 30.0}, "bound by the network or disk"),
+        ({"seconds_decoding": 20.0}, "held up at times"),
+    ],
+)
+def test_advice_names_what_holds_the_consumer_up(changes: dict[str, Any], advice: str) -> None:
+    """Decoding, the network, neither, or nothing: one sentence with the figures behind it."""
+    assert re.search(advice, dataclasses.replace(REPORT, **changes).advice())

@@ -120,5 +120,7 @@ def shifted_blanks(probabilities_NC: Float64, empty: int, shift: float) -> Float
 
 def with_prior_shift(images: Predictions, empty: int, shift: float) -> Predictions:
     """The same predictions, put right by ``shifted_blanks``."""
+    if shift == 0:
+        return images
     shifted_NC = shifted_blanks(images.probabilities_NC, empty, shift)
     return replace(images, probabilities_NC=shifted_NC)

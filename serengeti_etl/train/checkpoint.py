@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from serengeti_etl.dataset.index import Dataset
+from serengeti_etl.dataset.index import Dataset, DatasetIndex
 from serengeti_etl.errors import ConfigError, RunError
 from serengeti_etl.storage import Store
 from serengeti_etl.train.recipe import Recipe
@@ -117,6 +117,16 @@ def read_tensors(content: bytes) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _TORCH_FILE_ERRORS as error:
         raise ValueError(str(error)) from error
+
+
+def facts_of(info: DatasetIndex) -> dict[str, Any]:
+    """What a model keeps of the dataset that it was trained on: fields of ``ModelFile``."""
+    data = {key: str(info.settings.get(key, "")) for key in ("licence", "citation")}
+    return {
+        "resize": dict(info.settings.get("resize", {})),
+        "versions": dict(info.versions),
+        "data": {"name": info.name, **data},
+    }
 
 
 def claim_run(run: Store, dataset: Dataset, recipe: Recipe) -> str:

@@ -25,7 +25,7 @@ from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.storage import Store
 from serengeti_etl.train.average import WeightAverage
-from serengeti_etl.train.checkpoint import BEST_FILE, Checkpoints, ModelFile, claim_run
+from serengeti_etl.train.checkpoint import BEST_FILE, Checkpoints, ModelFile, claim_run, facts_of
 from serengeti_etl.train.feed import Clock, on_device
 from serengeti_etl.train.layers import parameter_groups, set_trainable
 from serengeti_etl.train.losses import CALIBRATION_WARNING, LOSSES
@@ -380,7 +380,6 @@ class _Trainer:
 
     def _model_file(self) -> ModelFile:
         model = self._model if self._average is None else self._average.model
-        info = self._dataset.info
         return ModelFile(
             model=self._recipe.model,
             classes=self._dataset.classes,
@@ -388,14 +387,9 @@ class _Trainer:
             state_dict={name: value.cpu() for name, value in model.network.state_dict().items()},
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
-            resize=dict(info.settings.get("resize", {})),
             sequence_means=tuple(self._validation.means_C.tolist()),
             empty_shift=-math.log(self._validation.empty_weight) + 0.0,
-            versions=dict(info.versions),
-            data={
-                "name": info.name,
-                **{key: str(info.settings.get(key, "")) for key in ("licence", "citation")},
-            },
+            **facts_of(self._dataset.info),
         )
 
     def _zero(self) -> torch.Tensor:

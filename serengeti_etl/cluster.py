@@ -268,7 +268,7 @@ def open_runner(
     settings["distributed.scheduler.worker-saturation"] = 1.0
     # One death is enough to be told of: DaskRunner decides how the task is run again.
     settings["distributed.scheduler.allowed-failures"] = 0
-    if where in {None, "local"}:
+    if where is None or where == "local":
         # Dask tells dead workers by the clock of the day, and a machine that slept or whose clock
         # was set has a whole day between two heartbeats: all workers would be killed at once. Here
         # nannies see the death of each.

@@ -177,7 +177,7 @@ def test_leaving_a_loader_early_ends_its_threads(dataset: Dataset) -> None:
     deadline = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)  # they are told to end, and not waited for
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_batch_larger_than_the_split_is_refused(dataset: Dataset) -> None:

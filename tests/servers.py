@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -132,8 +133,11 @@ def _seaweedfs(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
     command += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     with _running("S3", command, ports["s3"], environment):
+        endpoint = f"http://127.0.0.1:{ports['s3']}"
+        _wait_for_http(endpoint)
         time.sleep(1.0)  # the port answers a little before the bucket calls do
-        yield f"http://127.0.0.1:{ports['s3']}"
+        _wait_for_http(endpoint)
+        yield endpoint
 
 
 @contextmanager
@@ -273,6 +277,22 @@ def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
                 return True
         time.sleep(0.05)
     return False
+
+
+def _wait_for_http(endpoint: str) -> None:
+    """Until it says anything at all: a server that looks for free ports opens them for a moment."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(endpoint, timeout=10).close()  # noqa: S310 - loopback
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:

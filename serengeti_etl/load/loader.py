@@ -23,7 +23,7 @@ from serengeti_etl.load.read_table import Indexed, read_images
 from serengeti_etl.load.reader import SampleReader
 from serengeti_etl.load.report import LoaderReport
 from serengeti_etl.load.selection import EVERYTHING, Selection
-from serengeti_etl.load.shard_source import CacheSettings
+from serengeti_etl.load.shard_source import CacheSettings, SourceStats
 from serengeti_etl.load.shards import open_source
 from serengeti_etl.load.table import SampleTable
 from serengeti_etl.stages import Stages
@@ -204,12 +204,15 @@ class ShardLoader(IterableDataset[Batch]):
         self._cursor = self._cursor.at_epoch(epoch)
 
     def report(self) -> LoaderReport:
-        """Where the time went since the first batch was asked for."""
+        """Where the time went since the first batch was asked for; ask before ``close``.
+
+        What is known of shards and damage goes with them.
+        """
         seconds = self._meter.stages.seconds()
-        reader = self._reader or self._open_reader()
+        reader = self._reader
         return LoaderReport(
             num_samples=self._meter.num_samples,
-            num_replaced=reader.num_damaged,
+            num_replaced=reader.num_damaged if reader else 0,
             num_threads=self._num_threads(),
             resizes=self.settings.resize_on == "cpu",
             seconds=self._meter.seconds,
@@ -217,7 +220,7 @@ class ShardLoader(IterableDataset[Batch]):
             seconds_for_shards=seconds.get("wait", 0.0),
             seconds_reading=seconds.get("read", 0.0),
             seconds_decoding=seconds.get("decode", 0.0),
-            source=reader.source.stats(),
+            source=reader.source.stats() if reader else SourceStats(),
         )
 
     def close(self) -> None:

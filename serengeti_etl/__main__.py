@@ -1,6 +1,6 @@
 """``python -m serengeti_etl`` is the command line."""
 
-from serengeti_etl.cli import main
+from serengeti_etl.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serengeti_etl.cli import load_cluster
+from serengeti_etl.cli.options import load_cluster
 from serengeti_etl.cluster import WORKER_ENVIRONMENT, DaskRunner, _build, open_runner
 from serengeti_etl.config import ClusterSpec
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serengeti_etl.cli import load_cluster, load_pipeline
+from serengeti_etl.cli.options import load_cluster, load_pipeline
 from serengeti_etl.config import ClusterSpec, SeasonPipeline
 from serengeti_etl.demo import demo_pipeline
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serengeti_etl.cli import STOP_SECONDS
+from serengeti_etl.cli.stopping import STOP_SECONDS
 from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.config import ShardSettings
 from serengeti_etl.convert.fetch import MAX_IN_FLIGHT
@@ -166,7 +166,9 @@ def test_while_the_main_thread_asks_a_dead_store(
 ) -> None:
     """Python hears of no signal there: time ends it, or the second; it names the command."""
     with pipeline_file.open("a") as file:
-        file.write(f"from serengeti_etl import cli\ncli.STOP_SECONDS = {stop_seconds}\n")
+        file.write(
+            f"from serengeti_etl.cli import stopping\nstopping.STOP_SECONDS = {stop_seconds}\n"
+        )
     server.objects["season/labels.json"] += b" " * 10
     server.fail("season/labels.json", Stall(after=10))
     process = start(pipeline_file, str(tmp_path / "out"))

@@ -374,7 +374,7 @@ def test_a_task_is_a_pointer(pipeline: SeasonPipeline, tmp_path: Path) -> None:
 
 def test_the_real_photographs(shared_data: Path, tmp_path: Path) -> None:
     """The Serengeti originals: 31 rows = 23 in shards + 3 missing + 4 dropped + 1 unlabelled."""
-    from serengeti_etl.cli import load_pipeline
+    from serengeti_etl.cli.options import load_pipeline
 
     path = Path(__file__).parents[2] / "pipelines" / "serengeti_mini.py"
     pipeline = load_pipeline(path, source=str(shared_data / "serengeti"), limit=None)

@@ -131,7 +131,7 @@ def test_time_ends_a_step_that_does_not_end(dataset: str, tmp_path: Path) -> Non
     """A run that cannot come to its next step ends in time with exit 3, as it was saved last."""
     command = command_of(dataset, tmp_path, pause=60)
     with (tmp_path / "my recipes" / "tiny.py").open("a") as recipe:
-        recipe.write("from serengeti_etl import cli\ncli.SAVE_SECONDS = 1.0\n")
+        recipe.write("from serengeti_etl.cli import stopping\nstopping.SAVE_SECONDS = 1.0\n")
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -11,6 +11,7 @@ import pytest
 from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.label_config import FractionSplit
+from tests.browser import Browser, open_browser
 from tests.servers import S3_CREDENTIALS, s3_server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -60,6 +61,13 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a real S3 server on loopback, for the whole session."""
     with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, of one test: in the meantime asyncio is taken in the main thread."""
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ LAYERS = (
     ("buckets", "files"),
     ("storage",),
     ("lease", "worker_plugins"),
-    ("cluster", "drawing", "sample"),
+    ("cluster", "drawing", "runs", "sample"),
     ("catalog",),
     ("dataset",),
     ("convert", "load"),

@@ -20,7 +20,7 @@ LAYERS = (
     ("retry",),
     ("buckets", "files"),
     ("storage",),
-    ("lease", "worker_plugins"),
+    ("lease", "web", "worker_plugins"),
     ("cluster", "drawing", "runs", "sample"),
     ("catalog",),
     ("dataset",),
@@ -67,7 +67,9 @@ HOMES = {
         "cli/options.py",
         "cli/training.py",
     },
+    "jinja2": {"web/templates.py"},
     "rich": {"text_table.py"},
+    "tornado": {"web/server.py"},
     "tqdm": {"cli/progress.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate/")

@@ -50,6 +50,12 @@ class WebSettings:
             return "", -1
         return (parts.hostname or "", -1 if port is None else port) if is_whole else ("", -1)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether others than this machine reach the address, as far as its words tell."""
+        host = self.place[0]
+        return not (host == "localhost" or (_is_address(host) and is_loopback(host)))
+
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches ``address``, of a socket that listens."""

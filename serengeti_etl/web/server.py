@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
 
 from serengeti_etl.daemon_pool import DaemonPool
 from serengeti_etl.errors import ConfigError, SerengetiError, require
@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _MAX_WAITING = 1024
 """Requests under way; more are asked to come again."""
 
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - to tell it from others
 _IDLE_SECONDS = 75.0
 _MAX_HEADER_NUM_BYTES = 32 * 1024
 _MAX_BODY_NUM_BYTES = 1024
@@ -84,6 +85,8 @@ class WebServer:
     def url(self) -> str:
         """Where the first page is; without the token."""
         host = self.settings.place[0]
+        if host in _ALL_ADDRESSES:
+            host = socket.gethostname()
         if ":" in host:
             host = f"[{host}]"
         return f"http://{host}:{self.port}/"
@@ -233,6 +236,11 @@ class _Handler(RequestHandler):
     def write_error(self, status_code: int, **_: Any) -> None:
         """A page of one sentence for what Tornado itself refuses, and for bugs."""
         self._send(plain_page(status_code, f"{status_code}: {self._reason}"))
+
+    def log_exception(self, *exc_info: Any) -> None:
+        """Bugs with their traceback; never the query, which may hold the token."""
+        if not isinstance(exc_info[1], HTTPError):
+            _LOG.error("%s failed", self.request.path, exc_info=exc_info)
 
     async def _answer(self, parts: dict[str, str]) -> None:
         try:

@@ -21,6 +21,6 @@ class Templates:
             lstrip_blocks=True,
         )
 
-    def page(self, name: str, **values: Any) -> bytes:
-        """The page of the template ``name`` with these values."""
-        return self._environment.get_template(name).render(values).encode()
+    def page(self, template: str, /, **values: Any) -> bytes:
+        """The page of ``template``, such as ``sample.html``, with these values."""
+        return self._environment.get_template(template).render(values).encode()

@@ -59,8 +59,29 @@ def make_dataset(url: str, recipe: Recipe | None = None, **options: Any) -> Data
             rows = [_row(split, name, number + k) for k in range(size)]
             shards.append(_write_shard(store, recipe, (split, name), rows))
             number += size
+    _finish(store, shards, f"{recipe.sizes} {recipe.height} {recipe.width} {recipe.seed}")
+    return Dataset(store)
+
+
+def dataset_of_rows(url: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> Dataset:
+    """A finished dataset at ``url`` of these rows, which name their shards.
+
+    A row has what ``INDEX_SCHEMA`` wants; the photograph and where it lies are made here.
+    """
+    store = Store(url=url, options=options)
+    by_shard: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_shard.setdefault(row["shard"], []).append(dict(row))
+    shards = [
+        _write_shard(store, Recipe(), (some[0]["split"], name), some)
+        for name, some in by_shard.items()
+    ]
+    _finish(store, shards, repr(rows))
+    return Dataset(store)
+
+
+def _finish(store: Store, shards: Sequence[ShardInfo], plan: str) -> None:
     compact_index(store, shards)
-    plan = f"{recipe.sizes} {recipe.height} {recipe.width} {recipe.seed}"
     DatasetIndex(
         name="tiny",
         classes=CLASSES,
@@ -70,7 +91,6 @@ def make_dataset(url: str, recipe: Recipe | None = None, **options: Any) -> Data
         versions={},
         plan_hash=hashlib.sha256(plan.encode()).hexdigest(),
     ).write(store)
-    return Dataset(store)
 
 
 def jpeg_of(labels: Sequence[str], key: str, recipe: Recipe) -> bytes:

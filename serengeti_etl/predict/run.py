@@ -19,7 +19,6 @@ from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
 from serengeti_etl.predict.exif_time import exif_time
 from serengeti_etl.predict.megadetector import megadetector_output
 from serengeti_etl.predict.photographs import Photograph, Photographs, Source
-from serengeti_etl.predict.read_model import read_model
 from serengeti_etl.predict.rows import (
     PredictedImage,
     PredictedSequence,
@@ -32,6 +31,7 @@ from serengeti_etl.predict.scores import BATCH_SIZE, Content, predict_contents
 from serengeti_etl.predict.sequences import Sequencer, together
 from serengeti_etl.predict.served import ModelConfig, ServedModel
 from serengeti_etl.predict.tables import TABLES
+from serengeti_etl.predict.tuned import read_to_serve
 from serengeti_etl.storage import Store
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class PredictSettings:
         kind: one of ``FORMATS``; None tells it by the suffix of ``output``.
         sequences: file for a table of sequences, ``.csv`` or ``.parquet``; None for none.
         gap_seconds: where a list names no sequences, longest time between two frames of one.
+        with_mirror: predict mirror images too, and take the mean; twice the work.
+        is_tuned: sequences as the evaluation of the run tuned them; see ``predict.tuned``.
         place: what Camtrap DP demands beside, as of ``export.write_labels``.
         batch_size: photographs per batch; it decides nothing but memory.
         device: a torch device; ``auto`` takes a GPU if there is one.
@@ -66,6 +68,8 @@ class PredictSettings:
     kind: str | None = None
     sequences: str | None = None
     gap_seconds: float = 5.0
+    with_mirror: bool = False
+    is_tuned: bool = False
     place: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = BATCH_SIZE
     device: str = "auto"
@@ -79,6 +83,8 @@ class PredictSettings:
         name = self.sequences
         is_table = name is None or name.endswith((".csv", ".parquet"))
         require(is_table, "sequences", name, "a file ending in .csv or .parquet")
+        has_use = name is not None or not self.is_tuned
+        require(has_use, "sequences", name, "a file: it is sequences that are tuned")
 
     @property
     def format(self) -> str:
@@ -141,11 +147,17 @@ def predict_photographs(
         on_progress: called after every part.
 
     Raises:
-        ConfigError: there is no model, there are no photographs, or Camtrap DP lacks a place.
+        ConfigError: there is no model, or no tuning of it; there are no photographs, or Camtrap DP
+            lacks a place.
         CatalogError: the list of photographs cannot be read.
         OSError: a store failed on every try; no photograph is blamed, and nothing is written.
     """
-    model = read_model(model_url, settings.torch_device)
+    model = read_to_serve(
+        model_url,
+        settings.torch_device,
+        with_mirror=settings.with_mirror,
+        is_tuned=settings.is_tuned,
+    )
     photographs = source.find()
     classes = model.config.classes
     report = PredictionReport(
@@ -234,7 +246,7 @@ class _Sequences:
             seq_id=frames[0].seq_id,
             num_images=len(frames),
             num_failed=len(frames) - len(good),
-            probabilities_C=together(good, self._config.empty) if good else None,
+            probabilities_C=together(good, self._config) if good else None,
         )
 
 

@@ -45,7 +45,7 @@ probabilities_BC = torch.sigmoid(network(images_BCHW).double())
 
 To sort photographs of camera traps that look like those of training: the same region, species and
 kind of camera. Probabilities of the frames of one sequence belong together: the mean, of `empty`
-the geometric mean.
+the geometric mean.{tuned}
 
 ## Limits
 
@@ -58,6 +58,10 @@ it alone where a missed animal, or person, matters.
 
 {classes}
 """
+
+_TUNED = """ On validation another way did better, which `predict --tuned` takes and
+`config.json` has under `tuned`: {one.animals}, of `empty` {one.empty}, then the log odds of each
+category divided by its temperature."""
 
 _UNKNOWN = "not recorded"
 
@@ -81,6 +85,7 @@ def model_card(config: ModelConfig, metrics: Mapping[str, Any]) -> str:
         width=width,
         data=_data(config),
         metrics=_metrics(metrics),
+        tuned="" if config.tuned is None else _TUNED.format(one=config.tuned.aggregation),
         classes=", ".join(f"`{one}`" for one in config.classes),
     )
 

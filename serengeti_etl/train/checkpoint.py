@@ -17,14 +17,14 @@ import hashlib
 import io
 import pickle
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from serengeti_etl.dataset.index import Dataset, DatasetIndex
-from serengeti_etl.errors import ConfigError, RunError
+from serengeti_etl.errors import ConfigError, RunError, refuse_newer
 from serengeti_etl.storage import Store
 from serengeti_etl.train.recipe import Recipe
 
@@ -92,7 +92,7 @@ class ModelFile:
         """The model of a finished run.
 
         Raises:
-            ConfigError: there is none yet, or it is damaged.
+            ConfigError: there is none yet, or it is damaged, or of a newer version.
         """
         try:
             content = run.read(name)
@@ -101,10 +101,15 @@ class ModelFile:
                 f"no {name} in {run.url}: the training has not finished; run the same "
                 "`serengeti-etl train` again, it continues where it stopped"
             ) from None
+        where = f"{name} in {run.url}"
         try:
-            return ModelFile(**read_tensors(content))
+            value = dict(read_tensors(content))
+            known = {key: value.pop(key) for key in ModelFile.__slots__ if key in value}
+            file = ModelFile(**known)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{name} in {run.url} is damaged: {error}") from error
+            raise ConfigError(f"{where} is damaged: {error}") from error
+        refuse_newer([str(key) for key in value], where)
+        return file
 
 
 def read_tensors(content: bytes) -> Any:
@@ -117,6 +122,16 @@ def read_tensors(content: bytes) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _TORCH_FILE_ERRORS as error:
         raise ValueError(str(error)) from error
+
+
+def weights_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """A checksum of weights, wherever they lie and whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Numbers of all kinds as bytes; numpy knows no bfloat16.
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def facts_of(info: DatasetIndex) -> dict[str, Any]:

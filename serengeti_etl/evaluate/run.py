@@ -108,7 +108,9 @@ class _Predictor:
         found, known = dataset.classes, file.classes
         require(found == known, "classes of the dataset", found, f"those of the model, {known}")
         self._dataset, self._model, self._settings = dataset, model, settings
-        self._loader_settings = settings.loader_settings(file.image_size).for_evaluation()
+        self._loader_settings = settings.loader_settings(
+            file.image_size, crop_bottom=file.crop_bottom
+        ).for_evaluation()
         self._classifier = Classifier(file.model, len(file.classes))
         self._classifier.network.load_state_dict(file.state_dict)
         self._classifier.to(settings.torch_device)

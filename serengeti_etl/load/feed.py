@@ -1,5 +1,6 @@
 """Batches of one epoch, decoded ahead by a few threads and handed out in order."""
 
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Feeding:
         part: of every global batch, what this rank takes.
         key: seed and epoch.
         augment: what may be changed of a photograph; None for nothing.
+        crop_bottom: share of its height that is cut off the bottom.
         shape: height and width in px of the images of a batch.
         resize_on: ``device`` leaves crops, flips and sizes to it.
         decode_on: ``device`` leaves the decoding to it too.
@@ -52,6 +54,7 @@ class Feeding:
     part: Part
     key: tuple[int, int]
     augment: Augment | None
+    crop_bottom: float
     shape: tuple[int, int]
     resize_on: Place
     decode_on: Place
@@ -155,11 +158,13 @@ class Feed:
     def _views(self, positions_B: Int64, shape: tuple[int, ...]) -> Views:
         """Of all images: those of a sample share one, and blanks are whole."""
         num_samples, num_frames = shape
-        if self._feeding.augment is None:
-            return whole_views(num_samples * num_frames)
-        padded_B = np.zeros(num_samples, dtype=np.int64)
-        padded_B[: len(positions_B)] = positions_B
-        return draw_views(self._feeding.augment, self._feeding.key, np.repeat(padded_B, num_frames))
+        feeding = self._feeding
+        views = whole_views(num_samples * num_frames)
+        if feeding.augment is not None:
+            padded_B = np.zeros(num_samples, dtype=np.int64)
+            padded_B[: len(positions_B)] = positions_B
+            views = draw_views(feeding.augment, feeding.key, np.repeat(padded_B, num_frames))
+        return dataclasses.replace(views, crop_bottom=feeding.crop_bottom)
 
     def _wishes(self, images_BF: Int64, views: Views, pixels_BHWC: UInt8) -> list[Wish]:
         is_read_only = self._feeding.decode_on == "device"

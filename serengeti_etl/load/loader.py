@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from serengeti_etl.dataset.index import open_dataset
 from serengeti_etl.errors import ConfigError, require
-from serengeti_etl.load.augment import Augment
+from serengeti_etl.load.augment import Augment, check_crop_bottom
 from serengeti_etl.load.batch import Batch, BatchMemory
 from serengeti_etl.load.epoch import Epoch
 from serengeti_etl.load.feed import Feed, Feeding, Place
@@ -44,6 +44,8 @@ class LoaderSettings:
         keep_sequences: frames of a sequence follow each other; otherwise they keep apart, so that
             no batch has two of them if the window is large enough.
         augment: light random crops and flips, or more; None for whole photographs.
+        crop_bottom: share of each photograph's height that is cut off the bottom, in evaluation
+            too: banners there tell site and time. What is left is stretched to ``image_size``.
         drop_last: leave out the samples after the last full global batch of an epoch; otherwise
             the last batch is filled up with masked blanks.
         resize_on: ``cpu`` gives images of ``image_size``. ``device`` gives whole photographs on
@@ -62,6 +64,7 @@ class LoaderSettings:
     lanes: int = 1
     keep_sequences: bool = False
     augment: Augment | None = field(default_factory=Augment)
+    crop_bottom: float = 0.0
     drop_last: bool = True
     resize_on: Place = "cpu"
     decode_on: Place = "cpu"
@@ -75,6 +78,7 @@ class LoaderSettings:
         size = self.image_size
         positive = len(size) == 2 and all(side > 0 for side in size)  # noqa: PLR2004
         require(positive, "image_size", size, "(height, width) in px")
+        check_crop_bottom(self.crop_bottom)
         require(self.window >= 0, "window", self.window, "zero or positive")
         require(self.lanes > 0, "lanes", self.lanes, "positive")
         places = (self.resize_on, self.decode_on)
@@ -270,6 +274,7 @@ class ShardLoader(IterableDataset[Batch]):
             part=self._part,
             key=(start.seed, start.epoch),
             augment=settings.augment,
+            crop_bottom=settings.crop_bottom,
             shape=_shape(settings, self.samples.images.canvas) if is_whole else settings.image_size,
             resize_on=settings.resize_on,
             decode_on=settings.decode_on,

@@ -13,6 +13,7 @@ from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.resize import encoder_version
 from serengeti_etl.errors import ConfigError, refuse_newer, require
 from serengeti_etl.label_config import EMPTY
+from serengeti_etl.load.augment import check_crop_bottom
 from serengeti_etl.load.decode import UInt8
 from serengeti_etl.train.calibration import with_prior_shift
 from serengeti_etl.train.model import Classifier, logits_of, to_device
@@ -38,6 +39,7 @@ class ModelConfig:
         sequence_means: share of the training sequences that show each category, before blanks were
             thinned; () if unknown.
         empty_shift: to be added to the log odds of ``empty``, which was thinned in train; 0 if not.
+        crop_bottom: share of the height that is cut off the bottom of what is decoded.
         versions: libraries that made the JPEGs that it was trained on.
         data: name, licence and citation of what it was trained on.
         plan_hash: of that dataset.
@@ -52,6 +54,7 @@ class ModelConfig:
     resize: ResizeSettings
     sequence_means: tuple[float, ...] = ()
     empty_shift: float = 0.0
+    crop_bottom: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     plan_hash: str = ""
@@ -60,6 +63,7 @@ class ModelConfig:
     tuned: Serving | None = None
 
     def __post_init__(self) -> None:
+        check_crop_bottom(self.crop_bottom)
         for one in (self.serving, self.tuned or PLAIN):
             num, num_classes = len(one.temperatures), len(self.classes)
             require(num in (0, num_classes), "number of temperatures", num, f"0 or {num_classes}")

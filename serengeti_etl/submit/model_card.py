@@ -22,9 +22,10 @@ of {num_classes} categories, which need not add up to one (several may be in a p
 
 `serengeti-etl predict THIS_FOLDER --photographs FOLDER --output predictions.csv` does all of what
 follows. By hand: resize a photograph as `config.json` says under `resize`, by libvips (Lanczos3),
-write it as a JPEG of quality {quality} and {subsampling}, decode that, stretch it to {height} x
-{width} px (bilinear, antialiased), and give it to the network as uint8 RGB, (batch, 3, {height},
-{width}). Without the JPEG in between probabilities differ from those that were evaluated.
+write it as a JPEG of quality {quality} and {subsampling}, decode that,{cropped}
+stretch it to {height} x {width} px (bilinear, antialiased), and give it to the network as uint8
+RGB, (batch, 3, {height}, {width}). Without the JPEG in between probabilities differ from those that
+were evaluated.
 
 ```python
 import torch
@@ -63,6 +64,8 @@ _TUNED = """ On validation another way did better, which `predict --tuned` takes
 `config.json` has under `tuned`: {one.animals}, of `empty` {one.empty}, then the log odds of each
 category divided by its temperature."""
 
+_CROPPED = " cut the last {share:.1%} of its rows off (or one more, to an even number),"
+
 _UNKNOWN = "not recorded"
 
 
@@ -81,6 +84,7 @@ def model_card(config: ModelConfig, metrics: Mapping[str, Any]) -> str:
         num_classes=len(config.classes),
         quality=config.resize.quality,
         subsampling=config.resize.subsampling,
+        cropped=_CROPPED.format(share=config.crop_bottom) if config.crop_bottom else "",
         height=height,
         width=width,
         data=_data(config),

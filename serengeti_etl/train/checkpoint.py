@@ -64,6 +64,7 @@ class ModelFile:
             blanks were thinned.
         empty_shift: to be added to the log odds of ``empty``, which the making of the dataset or
             the recipe thinned in train; 0 if neither did (see ``calibration.shifted_blanks``).
+        crop_bottom: share of each photograph's height that is cut off the bottom, as in ``Recipe``.
         versions: libraries that made its dataset's JPEGs.
         data: name, licence and citation of its dataset.
     """
@@ -77,6 +78,7 @@ class ModelFile:
     resize: dict[str, Any] = field(default_factory=dict)
     sequence_means: tuple[float, ...] = ()
     empty_shift: float = 0.0
+    crop_bottom: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 
@@ -162,6 +164,8 @@ def claim_run(run: Store, dataset: Dataset, recipe: Recipe) -> str:
         value = wanted | {"dataset": dataset.store.url, "run_id": run_id}
         run.write_json(RUN_FILE, value)
         return run_id
+    # A run from before banners could be cut off did not.
+    found["recipe"] = {"crop_bottom": 0.0} | found["recipe"]
     changes = _differences(found, wanted)
     if changes:
         raise ConfigError(

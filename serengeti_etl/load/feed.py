@@ -17,6 +17,7 @@ from serengeti_etl.load.decode import use_one_core
 from serengeti_etl.load.epoch import Epoch
 from serengeti_etl.load.order import Part, Window
 from serengeti_etl.load.reader import Got, SampleReader, Wish
+from serengeti_etl.load.ready import ReadyBatches
 from serengeti_etl.load.shard_source import ShardSource
 from serengeti_etl.load.table import Int64, SampleTable
 
@@ -93,13 +94,19 @@ class Feed:
         epoch: which images stand where.
         reader: of samples.
         memory: for pixels.
+        ready: is told how many batches lie ready.
     """
 
     def __init__(
-        self, feeding: Feeding, epoch: Epoch, reader: SampleReader, memory: BatchMemory
+        self,
+        feeding: Feeding,
+        epoch: Epoch,
+        reader: SampleReader,
+        memory: BatchMemory,
+        ready: ReadyBatches,
     ) -> None:
         self._feeding, self._epoch, self._reader = feeding, epoch, reader
-        self._memory = memory
+        self._memory, self._ready = memory, ready
 
     def batches(self, starts: Sequence[int]) -> Generator[Batch, None, None]:
         """The batch of each step.
@@ -121,6 +128,7 @@ class Feed:
                 # -> whole batches, in order
                 if len(pending) > feeding.num_ahead:
                     yield self._finished(pending, needs)
+                    self._ready.note(work.tasks for work in pending)
             while pending:
                 yield self._finished(pending, needs)
         finally:

@@ -21,6 +21,7 @@ from serengeti_etl.load.growing import GrowingDataset
 from serengeti_etl.load.order import Cursor, Part
 from serengeti_etl.load.read_table import Indexed, read_images
 from serengeti_etl.load.reader import SampleReader
+from serengeti_etl.load.ready import ReadyBatches
 from serengeti_etl.load.report import LoaderReport
 from serengeti_etl.load.selection import EVERYTHING, Selection
 from serengeti_etl.load.shard_source import CacheSettings, SourceStats
@@ -175,6 +176,11 @@ class ShardLoader(IterableDataset[Batch]):
         left = len(self.samples) - self._cursor.num_consumed
         return self._part.num_steps(left, drop_last=self.settings.drop_last)
 
+    @property
+    def ready(self) -> ReadyBatches:
+        """How many batches lay ready when one was asked for."""
+        return self._meter.ready
+
     def __iter__(self) -> Iterator[Batch]:
         self._stop()
         if self._cursor.num_consumed == 0:
@@ -224,6 +230,9 @@ class ShardLoader(IterableDataset[Batch]):
             seconds_for_shards=seconds.get("wait", 0.0),
             seconds_reading=seconds.get("read", 0.0),
             seconds_decoding=seconds.get("decode", 0.0),
+            num_ahead=self.settings.num_ahead,
+            num_ready=self.ready.whole.mean,
+            least_ready=self.ready.whole.least,
             source=reader.source.stats() if reader else SourceStats(),
         )
 
@@ -289,7 +298,7 @@ class ShardLoader(IterableDataset[Batch]):
         )
         if self._memory is None:
             self._memory = BatchMemory(settings.num_ahead + 2, pin=settings.pin_memory)
-        return Feed(feeding, epoch, self._open_reader(), self._memory)
+        return Feed(feeding, epoch, self._open_reader(), self._memory, self.ready)
 
     def _moved(self, cursor: Cursor, num_batches: int) -> Cursor:
         left = len(self.samples) - cursor.num_consumed
@@ -379,7 +388,7 @@ class _Meter:
     """Counts what was handed out, and the time between the first batch and the last."""
 
     def __init__(self) -> None:
-        self.stages = Stages()
+        self.stages, self.ready = Stages(), ReadyBatches()
         self.num_samples = 0
         self._past, self._since = 0.0, None  # type: float, float | None
 

@@ -220,7 +220,7 @@ class _Trainer:
         num_left = min(left_of_stage, loader.num_steps_left // self._settings.accumulate)
         is_whole = self._settings.resizes_on == "device"
         output = Output(image_size=stage.image_size) if is_whole else None
-        clock = Clock()
+        clock = Clock(loader.ready)
         parts = on_device(clock.timed(loader), self._device, output)
         while num_left:
             self._set_rates(stage)

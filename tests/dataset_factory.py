@@ -37,6 +37,7 @@ class Recipe:
         height: of every photograph in px.
         width: of every photograph in px.
         seed: another seed gives other pixels and another plan hash.
+        banner: brightness of the last eight rows of every photograph; None for no banner.
     """
 
     sizes: Mapping[str, Sequence[int]] = field(
@@ -45,6 +46,7 @@ class Recipe:
     height: int = 48
     width: int = 64
     seed: int = 0
+    banner: int | None = None
 
 
 def make_dataset(url: str, recipe: Recipe | None = None, **options: Any) -> Dataset:
@@ -102,6 +104,8 @@ def jpeg_of(labels: Sequence[str], key: str, recipe: Recipe) -> bytes:
     for label in labels:
         if label in COLOURS:
             pixels[..., COLOURS[label]] += 120
+    if recipe.banner is not None:
+        pixels[-8:] = recipe.banner  # a row of JPEG's blocks, which nothing above depends on
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=90))
 
 

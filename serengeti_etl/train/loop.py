@@ -176,6 +176,7 @@ class _Trainer:
         settings = self._settings.loader_settings(
             stage.image_size,
             augment=stage.augment,
+            crop_bottom=self._recipe.crop_bottom,
             window=self._recipe.window,
             resize_on=self._settings.resizes_on,
         )
@@ -219,7 +220,7 @@ class _Trainer:
         num_left = min(left_of_stage, loader.num_steps_left // self._settings.accumulate)
         is_whole = self._settings.resizes_on == "device"
         output = Output(image_size=stage.image_size) if is_whole else None
-        clock = Clock()
+        clock = Clock(loader.ready)
         parts = on_device(clock.timed(loader), self._device, output)
         while num_left:
             self._set_rates(stage)
@@ -283,8 +284,9 @@ class _Trainer:
             return
         model = self._model if self._average is None else self._average.model
         self._ranks.share_buffers(model)
-        settings = self._settings.loader_settings(stage.image_size).for_evaluation()
-        with self._loader("val", stage, settings=settings) as loader:
+        crop = self._recipe.crop_bottom
+        settings = self._settings.loader_settings(stage.image_size, crop_bottom=crop)
+        with self._loader("val", stage, settings=settings.for_evaluation()) as loader:
             part = predict_part(model, self._watched(on_device(loader, self._device), train_loader))
         parts, place = self._ranks.gather(part), self._place
         scores = self._ranks.from_first(lambda: self._validation.scores(parts))
@@ -388,6 +390,7 @@ class _Trainer:
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
             sequence_means=tuple(self._validation.means_C.tolist()),
+            crop_bottom=self._recipe.crop_bottom,
             empty_shift=-math.log(self._validation.empty_weight) + 0.0,
             **facts_of(self._dataset.info),
         )

@@ -88,11 +88,12 @@ class Event:
 
     Attributes:
         kind: ``start`` and ``resume``: once, before the first step. ``step``: after every step.
-            ``log``: every few steps; values ``loss``, ``learning_rate``, ``images_per_second`` and
-            ``data_wait``, the share of time spent waiting for batches. ``validated``: after every
-            epoch; values ``score`` and ``class_means_score``. ``checkpoint``: one was written;
-            ``damaged``: one could not be used; ``done``: ``model.pt`` is there. The last three
-            have a ``name``. ``warning``: before the first step; has a ``text``.
+            ``log``: every few steps; values ``loss``, ``learning_rate``, ``images_per_second``,
+            ``data_wait``, the share of time spent waiting for batches, and ``ready``, how many lay
+            ready on average when one was asked for. ``validated``: after every epoch; values
+            ``score`` and ``class_means_score``. ``checkpoint``: one was written; ``damaged``: one
+            could not be used; ``done``: ``model.pt`` is there. The last three have a ``name``.
+            ``warning``: before the first step; has a ``text``.
         stage: name of the stage.
         epoch: epochs done in all stages.
         num_epochs: epochs of all stages.

@@ -74,6 +74,7 @@ def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: Non
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
     assert made.tuning is not None
     assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", True)
+    assert (run / "predictions-tuned.parquet").exists()
     plain = column(run, "zebra")
     mirrored = EvaluationSettings(with_mirror=True)
     evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=mirrored)
@@ -87,6 +88,7 @@ def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: Non
     nowhere = EvaluationSettings(tune_on="test")
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=nowhere)
     assert made.tuning is None
+    assert not (run / "predictions-tuned.parquet").exists()
     with pytest.raises(DatasetError, match="has no split 'test', only"):
         evaluate_run(str(run), dataset.store.url, "test", settings=SETTINGS)
 

@@ -31,6 +31,7 @@ LAYERS = (
     ("export", "label_catalog"),
     ("predict",),
     ("submit",),
+    ("report",),
     ("demo", "evaluation_tables", "label_tables", "tables"),
     ("cli",),
     ("__main__",),
@@ -65,9 +66,11 @@ HOMES = {
         "cli/labels.py",
         "cli/main.py",
         "cli/options.py",
+        "cli/report.py",
         "cli/training.py",
     },
     "rich": {"text_table.py"},
+    "jinja2": {"report/pages.py"},
     "tqdm": {"cli/progress.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate/")

@@ -9,6 +9,7 @@ import pyarrow as pa
 from serengeti_etl.dataset.index import Dataset, write_table
 from serengeti_etl.errors import require
 from serengeti_etl.evaluate.captures import TRAIN, PredictedSplit, read_captures
+from serengeti_etl.evaluate.files import EVALUATION_FILE, IMAGES_FILE, SEQUENCES_FILE
 from serengeti_etl.evaluate.judge import Evaluation, Model, judge
 from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.label_config import EMPTY
@@ -23,10 +24,6 @@ from serengeti_etl.train.model import Classifier, predict
 from serengeti_etl.train.predictions import Float64, Predictions
 from serengeti_etl.train.sequences import aggregate_sequences
 from serengeti_etl.train.settings import TrainSettings
-
-EVALUATION_FILE = "evaluation.json"
-IMAGES_FILE = "predictions-images.parquet"
-SEQUENCES_FILE = "predictions-sequences.parquet"
 
 BATCH_SIZE = 64
 """Images per batch; it decides nothing but memory."""
@@ -43,7 +40,8 @@ def evaluate_run(
     """Predict ``split`` with a finished run's model, and write what comes out into the run.
 
     Writes ``evaluation.json``, ``predictions-images.parquet`` and
-    ``predictions-sequences.parquet``; the last two have one column per category.
+    ``predictions-sequences.parquet``; the last two have one column per category. The first has
+    beside the fields of ``Evaluation`` the ``dataset``'s url and ``plan_hash``.
 
     Args:
         run_url: folder or bucket prefix of the run.
@@ -74,7 +72,8 @@ def evaluate_run(
     sequences = aggregate_sequences(judged.images, model.empty)
     write_table(run, IMAGES_FILE, _table(judged.images, dataset.classes, "image_id"))
     write_table(run, SEQUENCES_FILE, _table(sequences, dataset.classes, None))
-    run.write_json(EVALUATION_FILE, dataclasses.asdict(result))
+    on = {"dataset": dataset.store.url, "plan_hash": dataset.plan_hash}
+    run.write_json(EVALUATION_FILE, dataclasses.asdict(result) | on)
     return result
 
 

@@ -103,8 +103,11 @@ def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Content of every file below ``folder`` by its relative name."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
+    """Content of every file below ``folder`` by its relative name, but reports.
+
+    A report tells when it was made and how long that took: it is no part of its dataset.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "report.html"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
 
 

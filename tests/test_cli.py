@@ -259,7 +259,9 @@ def test_train_and_evaluate(pipeline_file: Path, tmp_path: Path) -> None:
     scored = run("evaluate", results, "--dataset", output)
     assert scored.returncode == 0, scored.stderr
     assert "score of predicting class means" in scored.stdout
-    assert (tmp_path / "run" / "evaluation.json").is_file()
+    assert scored.stdout.endswith(f"report: {results}/evaluation.html\n")
+    for name in ("evaluation.json", "evaluation.html"):
+        assert (tmp_path / "run" / name).is_file()
     again = run(*train, "--device", "cpu")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "run" / "model.pt").read_bytes() == model

@@ -19,7 +19,7 @@ from PIL import Image
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.evaluate import evaluate_run
+from serengeti_etl.evaluate.run import evaluate_run
 from serengeti_etl.load.augment import Augment, View, draw_views, kept_heights, whole_views
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.decode import decode_into, decode_onto

@@ -15,6 +15,7 @@ from serengeti_etl.cli.options import (
     pipeline_options,
 )
 from serengeti_etl.cli.progress import progress_line
+from serengeti_etl.cli.report import report_conversions
 from serengeti_etl.cli.stopping import works_long
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter per option
         click.echo(f"{conversion_text(conversions[output])}dataset: {output}")
     if retry_rejects:
         click.echo(retry_text(conversions.values()), nl=False)
+    report_conversions(settings, output, conversions)
     has_rejects = any(one.ledger.num_rejected for one in conversions.values())
     return WITH_REJECTS if has_rejects else COMPLETE
 

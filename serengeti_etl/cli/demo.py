@@ -8,6 +8,7 @@ import click
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE
 from serengeti_etl.cli.conversion import run_conversion, run_verification, say_verification
 from serengeti_etl.cli.options import cluster_option, debug_option, load_cluster, need_training
+from serengeti_etl.cli.report import report_conversions, report_run
 from serengeti_etl.cli.stopping import works_long
 from serengeti_etl.cli.training import run_evaluation, run_training
 
@@ -31,7 +32,8 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock = _Clock()
     drawn = draw_once(Path(season), SampleSettings())
     clock.lap("1/5 draw", f"{season} {'drawn' if drawn else 'was there'}")
-    conversions = run_conversion(demo_pipeline(season), dataset, load_cluster(cluster))
+    pipeline = demo_pipeline(season)
+    conversions = run_conversion(pipeline, dataset, load_cluster(cluster))
     clock.lap("2/5 convert", dataset)
     found = run_verification(dataset, "serial")
     clock.lap("3/5 verify", f"{len(found.problems)} problems")
@@ -41,6 +43,8 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock.lap("5/5 evaluate", f"{run}/evaluation.json")
     click.echo(f"\n{conversion_text(conversions[dataset])}\n{evaluation_text(evaluation)}")
     say_verification(found)
+    report_conversions(pipeline, dataset, conversions)
+    report_run(run)
     click.echo(_next_steps(output))
     return INCOMPLETE if found.problems else COMPLETE
 

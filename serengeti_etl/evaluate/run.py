@@ -9,6 +9,7 @@ import pyarrow as pa
 from serengeti_etl.dataset.index import Dataset, write_table
 from serengeti_etl.errors import require
 from serengeti_etl.evaluate.captures import TRAIN, PredictedSplit, read_captures
+from serengeti_etl.evaluate.files import EVALUATION_FILE, IMAGES_FILE, SEQUENCES_FILE, TUNED_FILE
 from serengeti_etl.evaluate.judge import Evaluation, Model, judge
 from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.label_config import EMPTY
@@ -23,11 +24,6 @@ from serengeti_etl.train.model import Classifier, predict
 from serengeti_etl.train.predictions import Float64, Predictions
 from serengeti_etl.train.sequences import aggregate_sequences
 from serengeti_etl.train.settings import TrainSettings
-
-EVALUATION_FILE = "evaluation.json"
-IMAGES_FILE = "predictions-images.parquet"
-SEQUENCES_FILE = "predictions-sequences.parquet"
-TUNED_FILE = "predictions-tuned.parquet"
 
 BATCH_SIZE = 64
 """Images per batch; it decides nothing but memory."""
@@ -45,7 +41,8 @@ def evaluate_run(
 
     Writes ``evaluation.json``, ``predictions-images.parquet``, ``predictions-sequences.parquet``
     and, of sequences as ``predict --tuned`` would make them, ``predictions-tuned.parquet``, if
-    there was a split to tune on; the tables have one column per category.
+    there was a split to tune on; the tables have one column per category. The first has beside the
+    fields of ``Evaluation`` the ``dataset``'s url and ``plan_hash``.
 
     Args:
         run_url: folder or bucket prefix of the run.
@@ -84,7 +81,8 @@ def evaluate_run(
         serving = result.tuning.serving(dataset.classes, with_mirror=evaluation.with_mirror)
         better = serving.sequences(judged.images, model.empty)
         write_table(run, TUNED_FILE, _table(better, dataset.classes, None))
-    run.write_json(EVALUATION_FILE, dataclasses.asdict(result))
+    on = {"dataset": dataset.store.url, "plan_hash": dataset.plan_hash}
+    run.write_json(EVALUATION_FILE, dataclasses.asdict(result) | on)
     return result
 
 

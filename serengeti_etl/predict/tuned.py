@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.evaluate.run import EVALUATION_FILE
+from serengeti_etl.evaluate.files import EVALUATION_FILE
 from serengeti_etl.predict.read_model import read_model
 from serengeti_etl.predict.served import ServedModel
 from serengeti_etl.storage import Store

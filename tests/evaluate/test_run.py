@@ -11,7 +11,8 @@ import pytest
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError, DatasetError
-from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
+from serengeti_etl.evaluate.run import evaluate_run
+from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.storage import Store

@@ -102,7 +102,11 @@ def _template() -> "jinja2.Template":
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "duration": duration,
@@ -124,7 +128,7 @@ def _placed_marks(
     status: Status, marks: Sequence[tuple[int, str]]
 ) -> list[tuple[float, str, bool]]:
     """Where on the bar each stage begins, 0-1, with its name, and whether it is the present one."""
-    if not status.num_steps:
+    if not status.num_steps or not marks:
         return []
     ends = [*(step for step, _ in marks[1:]), status.num_steps + 1]
     return [

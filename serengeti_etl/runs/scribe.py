@@ -63,18 +63,18 @@ class Scribe:
 
     def work(self) -> None:
         """Write at each heartbeat, and a last time once the board closes."""
-        notes = self._notes
+        notes, least = self._notes, min(_LEAST_SECONDS, self._beat_seconds)
         while not notes.closing.is_set():
             started = time.monotonic()
             self._beat(is_last=False)
             seconds = self._beat_seconds - (time.monotonic() - started)
-            notes.wake.wait(max(_LEAST_SECONDS, seconds))
+            notes.wake.wait(max(least, seconds))
             notes.wake.clear()
-            notes.closing.wait(max(0.0, _LEAST_SECONDS - (time.monotonic() - started)))
+            notes.closing.wait(max(0.0, least - (time.monotonic() - started)))
         for _ in range(_NUM_LAST_TRIES):
             if self._beat(is_last=True):
                 return
-            time.sleep(_LEAST_SECONDS)
+            time.sleep(least)
 
     def _beat(self, *, is_last: bool) -> bool:
         """True if all that is new is on storage now."""
@@ -95,21 +95,23 @@ class Scribe:
         """What an earlier process of this run left, once."""
         if self._is_taken_up:
             return
-        notes, before = self._notes, self._read_status()
-        if before is None or notes.run_id not in ("", before.run_id):
-            self._run_id = notes.run_id or secrets.token_hex(8)
-        else:
-            self._run_id, self._seconds_before = before.run_id, before.seconds
+        run_id, seconds = self._read_status()
+        wanted = self._notes.run_id
+        self._run_id = wanted or run_id or secrets.token_hex(8)
+        if run_id in ("", self._run_id):  # "" where the status is lost: the rest may be there
+            self._seconds_before = seconds
             self._restore(self._events)
             if self._owns_metrics:
                 self._restore(self._metrics)
         self._is_taken_up = True
 
-    def _read_status(self) -> Status | None:
+    def _read_status(self) -> tuple[str, float]:
+        """Id of the run that is there, and how long it has taken; "" and 0 where none is."""
         try:
-            return Status.from_json(self._store.read_json(STATUS_FILE), STATUS_FILE)
-        except (FileNotFoundError, ValueError, RunError):
-            return None
+            before = Status.from_json(self._store.read_json(STATUS_FILE), STATUS_FILE)
+            return str(before.run_id), float(before.seconds)
+        except (FileNotFoundError, ValueError, TypeError, RunError):
+            return "", 0.0
 
     def _restore(self, records: Records) -> None:
         try:
@@ -150,7 +152,7 @@ class Scribe:
         facts = Facts(
             marks=marks,
             charts=self._curves.charts(status.kind),
-            events=tuple(self._events.records[-12:]),
+            events=tuple(self._events.records[-10:]),
             log=log,
             samples=samples,
         )

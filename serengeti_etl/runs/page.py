@@ -51,8 +51,20 @@ class Page:
         self._drawn = ""
 
     def draw(self, status: Status, facts: Facts) -> None:
-        """Draw it anew."""
-        self._drawn = _template().render(
+        """Draw it anew.
+
+        Raises:
+            ValueError: something in it cannot be drawn; the page stays as it was.
+        """
+        import jinja2
+
+        try:
+            self._drawn = self._render(status, facts)
+        except jinja2.TemplateError as error:
+            raise ValueError(str(error)) from error
+
+    def _render(self, status: Status, facts: Facts) -> str:
+        return _template().render(
             status=status,
             state=status.state(status.heartbeat_at),
             share=_share(status),

@@ -24,7 +24,8 @@ _LEAST_SECONDS = 1.0
 
 _NUM_LAST_TRIES = 4
 
-_PAGE_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Of this package's own: a run's last words must not be lost to one wrong figure."""
 
 
 class Scribe:
@@ -82,11 +83,11 @@ class Scribe:
         try:
             self._take_up()
             self._write(is_last=is_last)
-        except (OSError, SerengetiError) as error:
+        except (OSError, SerengetiError, *_FAULTS) as error:
             self._num_failures += 1
             if self._away_since is None:
                 self._away_since = time.time()
-            self._notes.add_line(f"status could not be written: {error}")
+            self._notes.add_line(f"status could not be written: {error!r}")
             return False
         self._tell_that_it_was_away()
         return True
@@ -158,7 +159,7 @@ class Scribe:
         )
         try:
             self._page.draw(status, facts)
-        except _PAGE_ERRORS as error:
+        except _FAULTS as error:
             # A page that cannot be drawn must not keep the rest from being written.
             self._notes.add_event("page", f"the page could not be drawn: {error!r}", "warning")
 

@@ -178,12 +178,15 @@ def test_a_damaged_status_keeps_nothing_back(tmp_path: Path, damage: str) -> Non
 
 
 def test_figures_that_are_no_numbers_break_nothing(tmp_path: Path) -> None:
-    """NaN and infinity are left out, of status and metrics, and the page is drawn."""
+    """NaN and infinity are left out of the status and null in metrics; the page is drawn."""
     store = Store(url=str(tmp_path))
     with opened(store) as board:
         board.record({"loss": math.nan, "score": math.inf, "data_wait": 0.5, "what": "text"})
         board.show({"loss": -math.inf})
+        board._metrics.records.append({"step": 1, "loss": math.nan, "score": 0.25})
     assert status_of(store).values == {"data_wait": 0.5}
+    rows = [json.loads(line) for line in store.read("metrics.jsonl").decode().splitlines()]
+    assert (rows[1]["loss"], rows[1]["score"]) == (None, 0.25)
     assert "50.0 %" in store.read("index.html").decode()
 
 

@@ -12,8 +12,8 @@ after days: curves, page and ``metrics.jsonl`` have their full size.
 ``CPU more`` is what the process took more than without a board, as a share of the wall time of its
 steps: the whole cost, where no core is idle, while the thread beside the loop usually finds one.
 ``calls`` is the time in the loop's own thread, per step. ``wall`` is against the same round's run
-without a board. The first ``SKIPPED`` steps stand apart: in them the page's template is read, and the
-history once, which is ``once``.
+without a board. The first ``SKIPPED`` steps stand apart, as ``once``: in them the page's template
+is read, and all of the history.
 """
 
 import argparse

@@ -233,6 +233,20 @@ def test_a_pause_is_progress_but_not_pace(tmp_path: Path, monkeypatch: pytest.Mo
     assert board.notes.pace.seconds_left(200, now, paused) == pytest.approx(204 * (1 + 48 / 102))
 
 
+def test_what_was_done_before_is_no_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of an earlier process count as done, but not for the rate."""
+    now = 1000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    board = Board(Store(url=str(tmp_path)), FAST)
+    board.start_from(5000, num_steps=6000)
+    now += 10.0
+    board.progress(5020)
+    board.notes.pace.note(5020, now, 0.0)
+    assert board.notes.pace.rate == 2.0
+    assert board.notes.num_steps == 6000
+    assert board.notes.pace.seconds_left(980, now, 0.0) == 490.0
+
+
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """While it is set, every store refuses to publish."""

@@ -1,6 +1,7 @@
 """What a training says of itself, seen from elsewhere: alive, killed, hung, failed, finished."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,9 @@ from serengeti_etl.train.showcase import Showcase
 from serengeti_etl.train.telling import BoardTeller
 from tests.browser import PHONE, Browser
 from tests.dataset_factory import CLASSES, Recipe, make_dataset
+from tests.fault_proxy import fault_proxy
+from tests.fault_server import Refusal
+from tests.servers import S3_CREDENTIALS
 from tests.train import tiny
 from tests.train.test_stop import ROOT, command_of
 
@@ -209,6 +213,14 @@ def test_a_board_changes_nothing(dataset: str, tmp_path: Path) -> None:
     ]
     assert records[0] == records[1]
     assert not (tmp_path / "without" / "status.json").exists()
+    scores = [row["score"] for row in records[0] if row["kind"] == "val"]
+    kinds = [
+        one["kind"]
+        for one in rows_of(tmp_path / "with", "events.jsonl")
+        if one["kind"] in ("best", "validated")
+    ]
+    bests = [score < min([*scores[:at], math.inf]) for at, score in enumerate(scores)]
+    assert kinds == ["best" if is_best else "validated" for is_best in bests]
 
 
 def test_records_between_checkpoints_are_on_storage(dataset: str, tmp_path: Path) -> None:
@@ -317,3 +329,43 @@ def test_the_page_of_a_demo_is_small(dataset: str, tmp_path: Path) -> None:
     assert page.count("<svg viewBox") == 4
     assert page.count("data:image/jpeg;base64,") >= 2
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_bucket_that_is_down_for_a_while_stops_no_training(
+    dataset: str, s3_endpoint: str, make_bucket: Callable[[str], str]
+) -> None:
+    """Steps go on while nothing can be written; in the end status, records and model are there."""
+    options = {
+        "key": S3_CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        "secret": S3_CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    }
+    url = f"{make_bucket('down')}/run"
+    with fault_proxy(s3_endpoint) as proxy:
+        options["endpoint_url"] = proxy.url
+        board_settings = BoardSettings(kind="train", name="r", heartbeat_seconds=0.1)
+        settings = TrainSettings(device="cpu", num_threads=1, run_options=options, log_every=1)
+        store = Store(url=url, options=options)
+        with Board(store, board_settings) as board:
+            teller = BoardTeller(board)
+
+            def tell(event: Event) -> None:
+                teller.tell(event)
+                if event.kind != "step":
+                    return
+                time.sleep(0.2)
+                if event.step == 7:  # the checkpoint of the first epoch is there
+                    proxy.choose = lambda _: Refusal(status=503, code="SlowDown")
+                elif event.step == 11:
+                    assert proxy.num_faults > 1
+                    proxy.choose = lambda _: None
+
+            train(dataset, url, tiny.RECIPE, settings=settings, on_event=tell)
+    there = Store(url=url)
+    assert there.exists("model.pt")
+    status = Status.from_json(there.read_json("status.json"), "status.json")
+    assert (status.said, status.step) == ("done", tiny.NUM_STEPS)
+    events = [json.loads(line) for line in there.read("events.jsonl").decode().splitlines()]
+    assert "away" in [one["kind"] for one in events]
+    rows = [json.loads(line) for line in there.read("metrics.jsonl").decode().splitlines()]
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == list(range(1, tiny.NUM_STEPS + 1))

@@ -13,9 +13,11 @@ each round, over the same network, optimiser and steps:
 
 ``wait`` is the share of wall time in ``next()``; p50, p99 and max are milliseconds of single waits,
 the first batch of each round left out; ``ready`` is the share of waits below a millisecond: batches
-that were there when asked for. ``ratio`` is the images per second against ``resident`` of the same
-round, median of the rounds. On a GPU each step is waited for at its end, so that a wait is a wait:
-what is told of the loader is then the worst case, as nothing runs ahead.
+that were there when asked for. ``queue`` and ``queue_min`` are the batches that lay ready in the
+loader when one was asked for, mean and least; it works on two at most. ``ratio`` is the images per
+second against ``resident`` of the same round, median of the rounds. On a GPU each step is waited
+for at its end, so that a wait is a wait: what is told of the loader is then the worst case, as
+nothing runs ahead.
 """
 
 import argparse
@@ -43,6 +45,7 @@ from serengeti_etl.demo import demo_pipeline
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
+from serengeti_etl.load.ready import Depth, ReadyBatches
 from serengeti_etl.sample import SampleSettings, draw_season
 from serengeti_etl.train.feed import on_device
 from serengeti_etl.train.losses import LOSSES
@@ -61,11 +64,13 @@ class Round:
         seconds: wall time of all steps but the first.
         waits_S: seconds in ``next()`` of each of them.
         images_per_second: of those steps.
+        queue: batches ready in the loader when one was asked for, which nobody did of ``resident``.
     """
 
     seconds: float
     waits_S: tuple[float, ...]
     images_per_second: float
+    queue: Depth
 
     @property
     def wait_share(self) -> float:
@@ -113,7 +118,7 @@ def main() -> None:
         with loader:
             endless = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
             feed = on_device(endless, device, None if on_cpu else Output(image_size=size))
-            rounds = measure(trainer, feed, options)
+            rounds = measure(trainer, feed, loader.ready, options)
         advice = loader.report().advice()
     report = {name: summary(rounds[name], rounds["resident"]) for name in FEEDS}
     show(report, advice)
@@ -122,13 +127,15 @@ def main() -> None:
 
 
 def measure(
-    trainer: Trainer, feed: Iterator[Batch], options: argparse.Namespace
+    trainer: Trainer, feed: Iterator[Batch], ready: ReadyBatches, options: argparse.Namespace
 ) -> dict[str, list[Round]]:
     """Rounds of each feed; the feeds take turns."""
     still = resident(next(feed))
-    take(trainer, itertools.repeat(still), 3)  # warm
+    take(trainer, itertools.repeat(still), 3, ready)  # warm
     pause = (
-        statistics.median(take(trainer, itertools.repeat(still), 2).seconds for _ in range(3))
+        statistics.median(
+            take(trainer, itertools.repeat(still), 2, ready).seconds for _ in range(3)
+        )
         * options.throttle
     )
 
@@ -147,13 +154,14 @@ def measure(
         # Another one goes first in each round.
         order = FEEDS[number % 3 :] + FEEDS[: number % 3]
         for name in order:
-            rounds[name].append(take(trainer, feeds[name](), options.steps + 1))
+            rounds[name].append(take(trainer, feeds[name](), options.steps + 1, ready))
     return rounds
 
 
-def take(trainer: Trainer, batches: Iterator[Batch], num_steps: int) -> Round:
+def take(trainer: Trainer, batches: Iterator[Batch], num_steps: int, ready: ReadyBatches) -> Round:
     """So many steps; the first one is not counted, as its batch was decoded while others worked."""
     trainer.step(next(batches))
+    ready.read()  # so that what follows is of this round
     waits, num_images = [], 0
     started = time.perf_counter()
     for _ in range(num_steps - 1):
@@ -163,7 +171,12 @@ def take(trainer: Trainer, batches: Iterator[Batch], num_steps: int) -> Round:
         num_images += len(batch.image_ids)
         trainer.step(batch)
     seconds = time.perf_counter() - started
-    return Round(seconds=seconds, waits_S=tuple(waits), images_per_second=num_images / seconds)
+    return Round(
+        seconds=seconds,
+        waits_S=tuple(waits),
+        images_per_second=num_images / seconds,
+        queue=ready.read(),
+    )
 
 
 def resident(batch: Batch) -> Batch:
@@ -171,8 +184,11 @@ def resident(batch: Batch) -> Batch:
     return dataclasses.replace(batch, images_BCHW=torch.randint_like(batch.images_BCHW, 256))
 
 
-def summary(rounds: list[Round], base: list[Round]) -> dict[str, float]:
+def summary(rounds: list[Round], base: list[Round]) -> dict[str, float | None]:
     """Figures of one feed over all rounds; times in milliseconds."""
+    num_asked = sum(one.queue.num_asked for one in rounds)
+    num_ready = sum(one.queue.num_ready for one in rounds)
+    least = [one.queue.least for one in rounds if one.queue.least is not None]
     waits = 1000 * np.array([wait for one in rounds for wait in one.waits_S])
     ratios = [
         one.images_per_second / other.images_per_second
@@ -186,15 +202,18 @@ def summary(rounds: list[Round], base: list[Round]) -> dict[str, float]:
         "p99_ms": round(float(np.percentile(waits, 99)), 3),
         "max_ms": round(float(waits.max()), 3),
         "ready": round(float((waits < 1000 * READY_SECONDS).mean()), 3),
+        "queue": round(num_ready / num_asked, 2) if num_asked else None,
+        "queue_min": min(least, default=None),
     }
 
 
-def show(report: dict[str, dict[str, float]], advice: str) -> None:
+def show(report: dict[str, dict[str, float | None]], advice: str) -> None:
     """The table."""
     columns = list(report["loader"])
     print(f"{'feed':<10}" + "".join(f"{name:>18}" for name in columns))
     for name, values in report.items():
-        print(f"{name:<10}" + "".join(f"{values[column]:>18}" for column in columns))
+        cells = ["" if values[column] is None else values[column] for column in columns]
+        print(f"{name:<10}" + "".join(f"{cell:>18}" for cell in cells))
     print(f"loader, all rounds together, pauses between them included: {advice}")
 
 

@@ -36,6 +36,7 @@ recipe = Recipe(
     model="resnet50",
     weights=None,  # such as "IMAGENET1K_V2" or "s3://bucket/weights/resnet50-11ad3fa6.pth"
     stages=(head, everything, large),
+    crop_bottom=0.0,  # such as 0.06 where cameras burn in a banner with place and time
     weight_decay=0.01,
     window=4,
     average=0.9998,

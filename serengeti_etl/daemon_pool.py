@@ -70,6 +70,8 @@ class _Call(Generic[ResultT]):
         self._call = call
 
     def make(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return  # nobody waits for it any more
         with self:
             self.future.set_result(self._call())
 

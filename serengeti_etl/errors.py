@@ -19,6 +19,8 @@
 They cross process borders, so every one survives pickling: arguments go to ``args``.
 """
 
+from collections.abc import Collection
+
 
 class SerengetiError(Exception):
     """The root: catch this to catch everything that this package says on purpose."""
@@ -36,6 +38,23 @@ def require(condition: bool, field_name: str, got: object, allowed: str) -> None
     """
     if not condition:
         raise ConfigError(f"{field_name} is {got!r}, but it must be {allowed}")
+
+
+def refuse_newer(unknown: Collection[str], where: str) -> None:
+    """Nothing, if ``unknown`` is empty.
+
+    Args:
+        unknown: what a file says that this version does not know.
+        where: name of the file.
+
+    Raises:
+        ConfigError: otherwise; names it.
+    """
+    if unknown:
+        raise ConfigError(
+            f"{where} was written by a newer version of serengeti-etl, as it has "
+            f"{', '.join(sorted(unknown))}, which this one does not know: install that version"
+        )
 
 
 class CatalogError(SerengetiError, ValueError):

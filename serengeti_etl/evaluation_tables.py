@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from serengeti_etl.text_table import table_text
 
 if TYPE_CHECKING:
-    from serengeti_etl.evaluate import Evaluation
     from serengeti_etl.evaluate.groups import Estimate
+    from serengeti_etl.evaluate.judge import Evaluation
 
 MAX_CONFUSIONS = 5
 """Shown; the rest is in evaluation.json."""

@@ -143,7 +143,7 @@ def camtrap_dp_settings(name: str, licence: str, place: Mapping[str, Any]) -> Ca
         utc_offset=place["utc_offset"],
         latitude=place["latitude"],
         longitude=place["longitude"],
-        site_places=_site_places(place["sites"]) if place["sites"] else {},
+        site_places=read_site_places(place["sites"]) if place["sites"] else {},
         contributor=place["contributor"],
         sampling_design=place["sampling_design"],
         licence=licence,
@@ -151,8 +151,12 @@ def camtrap_dp_settings(name: str, licence: str, place: Mapping[str, Any]) -> Ca
     )
 
 
-def _site_places(url: str) -> dict[str, tuple[float, float]]:
-    """Latitude and longitude of each site of a CSV, in degrees."""
+def read_site_places(url: str) -> dict[str, tuple[float, float]]:
+    """Latitude and longitude of each site of a CSV, in degrees.
+
+    Raises:
+        CatalogError: it cannot be read.
+    """
     types = {"site": pa.string(), "latitude": pa.float64(), "longitude": pa.float64()}
     places: dict[str, tuple[float, float]] = {}
     for part in iter_csv(Store(url=url), "", types):

@@ -7,6 +7,7 @@ raises). Here alone is decided who reads what: buckets and web servers obstore, 
 """
 
 import errno
+import glob
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -212,10 +213,17 @@ class Store:
         files, path = self._find(name)
         return Path(path) if isinstance(files, LocalFiles) else None
 
-    def remove_partial(self) -> None:
-        """Remove unfinished writes that a killed process left; buckets keep none."""
+    def remove_partial(self, name: str | None = None) -> None:
+        """Remove unfinished writes that a killed process left; buckets keep none.
+
+        Args:
+            name: of the only file of which they are removed; None for all files anywhere below.
+        """
         root = self.local_path("")
-        for path in root.rglob(".*.partial") if root else ():
+        if root is None:
+            return
+        pattern = ".*.partial" if name is None else f".{glob.escape(name)}.*.partial"
+        for path in root.rglob(pattern) if name is None else root.glob(pattern):
             path.unlink(missing_ok=True)
 
     def _write(self, name: str, content: Content) -> None:

@@ -12,7 +12,11 @@ from serengeti_etl.train.model import Classifier
 
 
 def write_model(
-    run: Path, classes: tuple[str, ...], resize: ResizeSettings, empty_shift: float = 0.0
+    run: Path,
+    classes: tuple[str, ...],
+    resize: ResizeSettings,
+    empty_shift: float = 0.0,
+    crop_bottom: float = 0.0,
 ) -> str:
     """Address of a run whose ``model.pt`` is a ResNet18 that tells photographs apart."""
     with torch.random.fork_rng():
@@ -30,6 +34,7 @@ def write_model(
         resize=resize.deciding(),
         sequence_means=tuple(0.01 * (at + 1) for at in range(len(classes))),
         empty_shift=empty_shift,
+        crop_bottom=crop_bottom,
         versions={"encoder": encoder_version()},
         data={"name": "drawn", "licence": "CC0-1.0", "citation": ""},
     ).write(Store(url=str(run)))

@@ -20,7 +20,7 @@ LAYERS = (
     ("retry",),
     ("buckets", "files"),
     ("storage",),
-    ("lease", "worker_plugins"),
+    ("lease", "web", "worker_plugins"),
     ("cluster", "drawing", "runs", "sample"),
     ("catalog",),
     ("dataset",),
@@ -31,7 +31,8 @@ LAYERS = (
     ("export", "label_catalog"),
     ("predict",),
     ("submit",),
-    ("demo", "evaluation_tables", "label_tables", "tables"),
+    ("report",),
+    ("browse", "demo", "evaluation_tables", "label_tables", "tables"),
     ("cli",),
     ("__main__",),
 )
@@ -53,13 +54,13 @@ HOMES = {
         "drawing/landscape.py",
         "drawing/photograph.py",
     },
-    "jinja2": {"runs/page.py"},
     "tenacity": {"retry.py"},
     "obstore": {"buckets/bucket.py", "buckets/client.py", "buckets/faults.py"},
     "botocore": {"buckets/client.py"},
     "fsspec": {"files.py", "storage.py"},
     "click": {
         "cli/boards.py",
+        "cli/browse.py",
         "cli/codes.py",
         "cli/conversion.py",
         "cli/demo.py",
@@ -67,9 +68,12 @@ HOMES = {
         "cli/labels.py",
         "cli/main.py",
         "cli/options.py",
+        "cli/report.py",
         "cli/training.py",
     },
+    "jinja2": {"report/pages.py", "runs/page.py", "web/templates.py"},
     "rich": {"text_table.py"},
+    "tornado": {"web/server.py"},
     "tqdm": {"cli/progress.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate/")
@@ -157,9 +161,12 @@ def test_importing_the_package_brings_nothing_heavy_along() -> None:
     assert not heavy & set(ast.literal_eval(shown.stdout))
 
 
-@pytest.mark.parametrize("module", ["serengeti_etl.cli.main", "serengeti_etl.convert.season"])
+@pytest.mark.parametrize(
+    "module",
+    ["serengeti_etl.cli.main", "serengeti_etl.convert.season", "serengeti_etl.browse.pages"],
+)
 def test_the_converting_half_does_not_load_torch(module: str) -> None:
-    """The command line and the converter start without torch, webdataset and Dask."""
+    """The command line, the converter and the pages start without torch and Dask."""
     code = f"import sys, {module}; print('torch' in sys.modules, 'distributed' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "False"]

@@ -45,6 +45,15 @@ def test_plan_shows_tables_and_writes_nothing(pipeline_file: Path, tmp_path: Pat
     assert list(pipeline_file.parent.iterdir()) == [pipeline_file]
 
 
+def test_plan_tells_what_is_at_an_output(pipeline_file: Path, tmp_path: Path) -> None:
+    """With --output the last line says what would be added there."""
+    shown = run("plan", str(pipeline_file), "--output", str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stderr
+    last = shown.stdout.splitlines()[-1]
+    assert last.startswith(f"{tmp_path / 'out'}: nothing is there; ")
+    assert last.endswith(" shards would be added")
+
+
 def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     """Convert exits 2 with rejects within the budget; info and verify read what it wrote."""
     output = str(tmp_path / "dataset")
@@ -250,7 +259,9 @@ def test_train_and_evaluate(pipeline_file: Path, tmp_path: Path) -> None:
     scored = run("evaluate", results, "--dataset", output)
     assert scored.returncode == 0, scored.stderr
     assert "score of predicting class means" in scored.stdout
-    assert (tmp_path / "run" / "evaluation.json").is_file()
+    assert scored.stdout.endswith(f"report: {results}/evaluation.html\n")
+    for name in ("evaluation.json", "evaluation.html"):
+        assert (tmp_path / "run" / name).is_file()
     again = run(*train, "--device", "cpu")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "run" / "model.pt").read_bytes() == model

@@ -41,6 +41,21 @@ def test_results_and_errors_come_as_they_would_without() -> None:
     pool.abandon()
 
 
+def test_what_is_cancelled_is_not_made_and_its_thread_goes_on() -> None:
+    """A call that nobody waits for any more is left out; those after it are made."""
+    let_go, made = threading.Event(), list[int]()
+    pool = DaemonPool(1, "cancelled")
+    first = pool.submit(let_go.wait, 30)
+    second, third = (pool.submit(made.append, number) for number in (2, 3))
+    assert second.cancel()
+    let_go.set()
+    third.result(30)
+    assert first.result(30)
+    assert not first.cancel()
+    assert made == [3]
+    pool.abandon()
+
+
 def test_an_abandoned_pool_begins_nothing_and_its_threads_end() -> None:
     """Of what waits nothing is done; what is under way is not waited for."""
     begun: list[int] = []

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from serengeti_etl.evaluate import EvaluationSettings, judge
-from serengeti_etl.evaluate.judge import Model
+from serengeti_etl.evaluate.judge import Model, judge
+from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.evaluation_tables import evaluation_text
 from tests.predicted import CLASSES, Draw, predicted_split
 

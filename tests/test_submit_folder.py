@@ -120,6 +120,9 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     store.write_json("config.json", {name: config[name] for name in ("format", "resize")})
     with pytest.raises(ConfigError, match=r"config\.json in .* is damaged: KeyError"):
         read_model(str(tmp_path), CPU)
+    store.write_json("config.json", config | {"horizon": 0.3})
+    with pytest.raises(ConfigError, match=r"config\.json in .* by a newer .* has horizon, which"):
+        read_model(str(tmp_path), CPU)
     store.write_json("config.json", {"architectures": ["ResNet"]})
     with pytest.raises(ConfigError, match=r"is no config\.json of format serengeti-model/1"):
         read_model(str(tmp_path), CPU)

@@ -9,6 +9,7 @@ from serengeti_etl.cli.boards import conversion_board, training_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE
 from serengeti_etl.cli.conversion import run_conversion, run_verification, say_verification
 from serengeti_etl.cli.options import cluster_option, debug_option, load_cluster, need_training
+from serengeti_etl.cli.report import report_conversions, report_run
 from serengeti_etl.cli.stopping import works_long
 from serengeti_etl.cli.training import run_evaluation, run_training
 
@@ -32,9 +33,9 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock = _Clock()
     drawn = draw_once(Path(season), SampleSettings())
     clock.lap("1/5 draw", f"{season} {'drawn' if drawn else 'was there'}")
+    pipeline = demo_pipeline(season)
     with conversion_board(dataset, name="demo") as board:
-        where = load_cluster(cluster)
-        conversions = run_conversion(demo_pipeline(season), dataset, where, board)
+        conversions = run_conversion(pipeline, dataset, load_cluster(cluster), board)
     clock.lap("2/5 convert", dataset)
     found = run_verification(dataset, "serial")
     clock.lap("3/5 verify", f"{len(found.problems)} problems")
@@ -45,6 +46,8 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock.lap("5/5 evaluate", f"{run}/evaluation.json")
     click.echo(f"\n{conversion_text(conversions[dataset])}\n{evaluation_text(evaluation)}")
     say_verification(found)
+    report_conversions(pipeline, dataset, conversions)
+    report_run(run)
     click.echo(_next_steps(output))
     return INCOMPLETE if found.problems else COMPLETE
 

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from serengeti_etl.predict.photographs import Source
     from serengeti_etl.predict.run import PredictionReport, PredictSettings
 
+mirror_option = click.option(
+    "--mirror", "with_mirror", is_flag=True, help="Mirror images too, and the mean of both."
+)
+tuned_option = click.option(
+    "--tuned", "is_tuned", is_flag=True, help="Sequences as `evaluate` tuned them on val."
+)
+
 
 @click.command()
 @works_long
@@ -35,6 +42,8 @@ if TYPE_CHECKING:
     help="Where a list names no sequences: photographs of one site, or else one folder, that "
     "follow each other within so many seconds by their Exif time are one.",
 )
+@mirror_option
+@tuned_option
 @click.option("--device", default="auto", show_default=True, help="Such as cuda:0 or cpu.")
 @place_options
 @debug_option
@@ -51,7 +60,7 @@ def predict(
     from serengeti_etl.predict.run import PredictSettings
     from serengeti_etl.predict.text import prediction_text
 
-    own = ("output", "kind", "sequences", "gap_seconds", "device")
+    own = ("output", "kind", "sequences", "gap_seconds", "with_mirror", "is_tuned", "device")
     wanted = PredictSettings(**{name: settings.pop(name) for name in own}, place=settings)
     report = run_prediction(model, Source(url=photographs, folder=source), wanted)
     click.echo(prediction_text(report), nl=False)
@@ -63,13 +72,15 @@ def predict(
 @works_long
 @click.argument("model")
 @click.option("--output", default="submission.zip", show_default=True, help="Path or url.")
+@mirror_option
+@tuned_option
 @debug_option
-def submit(model: str, output: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+def submit(model: str, output: str, debug: bool, **serving: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
     """Pack MODEL with the code that runs it as a submission to Hakuna Ma-data."""
     need_training()
     from serengeti_etl.submit.package import write_submission
 
-    sizes = write_submission(model, output)
+    sizes = write_submission(model, output, **serving)
     click.echo(f"written: {output}, {len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB")
 
 

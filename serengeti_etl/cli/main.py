@@ -8,11 +8,13 @@ import sys
 
 import click
 
+from serengeti_etl.cli.browse import browse
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, REFUSED, leave, say_error, say_interrupted
 from serengeti_etl.cli.conversion import convert, info, plan, repair, verify
 from serengeti_etl.cli.demo import demo
 from serengeti_etl.cli.inference import export_model, predict, submit
 from serengeti_etl.cli.labels import catalog, export
+from serengeti_etl.cli.report import report
 from serengeti_etl.cli.training import evaluate, train
 from serengeti_etl.errors import SerengetiError
 
@@ -24,6 +26,7 @@ def commands() -> None:
 
 
 for _command in (
+    browse,
     catalog,
     convert,
     demo,
@@ -34,6 +37,7 @@ for _command in (
     plan,
     predict,
     repair,
+    report,
     submit,
     train,
     verify,

@@ -13,11 +13,12 @@ from serengeti_etl.cli.boards import board_options, training_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, same_command, same_torchrun
 from serengeti_etl.cli.options import debug_option, load_named, need_training
 from serengeti_etl.cli.progress import progress_line
+from serengeti_etl.cli.report import report_run
 from serengeti_etl.cli.stopping import stop_on_signals, works_long
 from serengeti_etl.errors import Incomplete
 
 if TYPE_CHECKING:
-    from serengeti_etl.evaluate import Evaluation
+    from serengeti_etl.evaluate.judge import Evaluation
     from serengeti_etl.runs.board import Board
     from serengeti_etl.train.recipe import Recipe
     from serengeti_etl.train.settings import TrainResult, TrainSettings
@@ -106,6 +107,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
     more = {"with_mirror": mirror, "blank_threshold": blank_threshold}
     click.echo(evaluation_text(run_evaluation(run, dataset, split, device, **more)), nl=False)
+    report_run(run)
 
 
 def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
@@ -150,7 +152,8 @@ def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
 def run_evaluation(run: str, dataset: str, split: str, device: str, **more: Any) -> "Evaluation":
     """Score a finished run; ``more`` is for ``EvaluationSettings``."""
     need_training()
-    from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
+    from serengeti_etl.evaluate.run import evaluate_run
+    from serengeti_etl.evaluate.settings import EvaluationSettings
     from serengeti_etl.train.settings import TrainSettings
 
     settings, evaluation = TrainSettings(device=device), EvaluationSettings(**more)

@@ -8,6 +8,7 @@ limit on declared pixels before anything is decoded, and ``fail_on``, without wh
 JPEG comes back half grey as a success.
 """
 
+import contextlib
 import re
 import threading
 from collections.abc import Sequence
@@ -146,6 +147,25 @@ def resize_to_each(
             # collector, which may come while libvips logs, must not be what frees them.
             outcomes.append(ImageError(error.reason, error.message))
     return tuple(outcomes)
+
+
+def preview_jpeg(photograph: bytes, settings: ResizeSettings) -> ResizedImage:
+    """What can be seen of a photograph, however damaged: for people, never for a shard.
+
+    Args:
+        photograph: content of the file.
+        settings: size, quality and limits.
+
+    Raises:
+        ImageError: nothing of it can be decoded, or its limits forbid to try.
+    """
+    with contextlib.suppress(ImageError):
+        return resize_jpeg(photograph, settings)
+    try:
+        with _GATE.alone():
+            return _resize(photograph, settings, Stages(), fail_on="none")
+    except pyvips.Error as error:
+        raise _image_error(error) from error
 
 
 class _Photograph:

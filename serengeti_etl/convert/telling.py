@@ -23,7 +23,8 @@ class BoardTeller:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._num_images = self._num_rejected = self._num_bytes = 0
-        self._num_known = 0
+        self._num_known, self._began_at = 0, time.time()
+        self._has_begun = False
         self._recorded_at = time.monotonic()
         self._recorded = (0, 0)
 
@@ -39,16 +40,14 @@ class BoardTeller:
         self._num_rejected += progress.num_rejected
         self._num_bytes += progress.num_source_bytes
         if not progress.is_new:
-            self._num_known = self._num_images
+            self._num_known, self._began_at = self._num_images, time.time()
             self._board.start_from(self._num_images, num_steps=progress.num_planned)
             self._recorded, self._recorded_at = (self._num_images, 0), time.monotonic()
             if self._num_images == progress.num_planned:
                 self._board.pause("finishing")
             return
-        if self._num_known:
-            said = f"{self._num_known:,} of {progress.num_planned:,} images were there already"
-            self._board.event("resume", said)
-            self._num_known = 0
+        if not self._has_begun:
+            self._begin(progress.num_planned)
         counts = f"{progress.num_images:,} images, {progress.num_rejected:,} rejected"
         self._board.log(f"{progress.name}: {counts}")
         is_last = self._num_images == progress.num_planned
@@ -62,6 +61,16 @@ class BoardTeller:
             ledger, num_shards = one.ledger, len(one.index.shards)
             said = f"{url}: {num_shards:,} shards, {ledger.num_rejected:,} images rejected"
             self._board.event("made", said, "warning" if ledger.num_rejected else "info")
+
+    def _begin(self, num_planned: int) -> None:
+        """Before the first new shard: what was there is no work of this process."""
+        self._has_begun = True
+        self._board.record({}, step=0, moment=self._began_at)
+        if self._num_known:
+            # In no time, so that whoever reckons speeds leaves it out.
+            self._board.record({}, step=self._num_known, moment=self._began_at)
+            said = f"{self._num_known:,} of {num_planned:,} images were there already"
+            self._board.event("resume", said)
 
     def _record(self, *, is_last: bool) -> None:
         now = time.monotonic()

@@ -14,6 +14,8 @@
     annotations.parquet          what it says of them: counts, behaviours, boxes
     splits.json                  the sites of each split
     SHA256SUMS                   checksums of all of them; see ``dataset.sums``
+    report.html                  for people, made again at will: no part of the dataset, and in
+                                 no checksum
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 ::
 
     run.py            evaluate_run(): predict, judge, write. Read this first
-    settings.py       what may be chosen
+    settings.py       what may be chosen; files.py names of what is written
     captures.py       site, hour and season of each image, from the index
     judge.py          all figures of one split: evaluation.json
     tuning.py         aggregation, temperatures and thresholds fitted on val
@@ -14,10 +14,3 @@
     groups.py         day and night, sites seen and unseen, seasons, each site; bootstrap by site
     reliability.py    whether a probability of 0.8 is right 8 times in 10
 """
-
-from serengeti_etl.evaluate.classes import ClassResult
-from serengeti_etl.evaluate.judge import Evaluation, judge
-from serengeti_etl.evaluate.run import evaluate_run
-from serengeti_etl.evaluate.settings import EvaluationSettings
-
-__all__ = ["ClassResult", "Evaluation", "EvaluationSettings", "evaluate_run", "judge"]

@@ -41,6 +41,7 @@ class Evaluation:
     given; both are 0.5 where there is no such split.
 
     Attributes:
+        weights_sha256: of the weights that predicted; see ``checkpoint.weights_sha256``.
         split: that was predicted.
         num_images: predicted.
         num_sequences: made of them.
@@ -63,6 +64,7 @@ class Evaluation:
         tuning: what fitting on ``val`` brings; None if there is no split to fit on.
     """
 
+    weights_sha256: str
     split: str
     num_images: int
     num_sequences: int
@@ -93,11 +95,13 @@ class Model:
         classes: categories in the order of its outputs.
         means_C: class means of the training split's sequences, what there is to beat.
         empty_shift: that was added to the log odds of ``empty``.
+        weights_sha256: of its weights; "" where nobody asks.
     """
 
     classes: tuple[str, ...]
     means_C: Float64
     empty_shift: float = 0.0
+    weights_sha256: str = ""
 
     @property
     def empty(self) -> int | None:
@@ -135,6 +139,7 @@ def judge(
     if empty is not None:
         blanks = blank_result(sequences, empty, decisions.blank_threshold)
     return Evaluation(
+        weights_sha256=model.weights_sha256,
         split=judged.split,
         num_images=len(judged.images.names),
         num_sequences=len(sequences.names),

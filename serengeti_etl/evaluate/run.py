@@ -9,6 +9,7 @@ import pyarrow as pa
 from serengeti_etl.dataset.index import Dataset, write_table
 from serengeti_etl.errors import require
 from serengeti_etl.evaluate.captures import TRAIN, PredictedSplit, read_captures
+from serengeti_etl.evaluate.files import EVALUATION_FILE, IMAGES_FILE, SEQUENCES_FILE, TUNED_FILE
 from serengeti_etl.evaluate.judge import Evaluation, Model, judge
 from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.label_config import EMPTY
@@ -17,16 +18,12 @@ from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.storage import Store
 from serengeti_etl.train.calibration import prior_shift, with_prior_shift
-from serengeti_etl.train.checkpoint import ModelFile
+from serengeti_etl.train.checkpoint import ModelFile, weights_sha256
 from serengeti_etl.train.metrics import class_means
 from serengeti_etl.train.model import Classifier, predict
 from serengeti_etl.train.predictions import Float64, Predictions
 from serengeti_etl.train.sequences import aggregate_sequences
 from serengeti_etl.train.settings import TrainSettings
-
-EVALUATION_FILE = "evaluation.json"
-IMAGES_FILE = "predictions-images.parquet"
-SEQUENCES_FILE = "predictions-sequences.parquet"
 
 BATCH_SIZE = 64
 """Images per batch; it decides nothing but memory."""
@@ -42,8 +39,10 @@ def evaluate_run(
 ) -> Evaluation:
     """Predict ``split`` with a finished run's model, and write what comes out into the run.
 
-    Writes ``evaluation.json``, ``predictions-images.parquet`` and
-    ``predictions-sequences.parquet``; the last two have one column per category.
+    Writes ``evaluation.json``, ``predictions-images.parquet``, ``predictions-sequences.parquet``
+    and, of sequences as ``predict --tuned`` would make them, ``predictions-tuned.parquet``, if
+    there was a split to tune on; the tables have one column per category. The first has beside the
+    fields of ``Evaluation`` the ``dataset``'s url and ``plan_hash``.
 
     Args:
         run_url: folder or bucket prefix of the run.
@@ -63,7 +62,10 @@ def evaluate_run(
     dataset.shards(split)  # names the splits there are
     file = ModelFile.read(run)
     model = Model(
-        classes=dataset.classes, means_C=_train_means(dataset), empty_shift=file.empty_shift
+        classes=dataset.classes,
+        means_C=_train_means(dataset),
+        empty_shift=file.empty_shift,
+        weights_sha256=weights_sha256(file.state_dict),
     )
     predictor = _Predictor(file, dataset, model, settings)
     judged = predictor.predict(split, with_mirror=evaluation.with_mirror)
@@ -74,7 +76,13 @@ def evaluate_run(
     sequences = aggregate_sequences(judged.images, model.empty)
     write_table(run, IMAGES_FILE, _table(judged.images, dataset.classes, "image_id"))
     write_table(run, SEQUENCES_FILE, _table(sequences, dataset.classes, None))
-    run.write_json(EVALUATION_FILE, dataclasses.asdict(result))
+    run.delete(TUNED_FILE)
+    if result.tuning is not None:
+        serving = result.tuning.serving(dataset.classes, with_mirror=evaluation.with_mirror)
+        better = serving.sequences(judged.images, model.empty)
+        write_table(run, TUNED_FILE, _table(better, dataset.classes, None))
+    on = {"dataset": dataset.store.url, "plan_hash": dataset.plan_hash}
+    run.write_json(EVALUATION_FILE, dataclasses.asdict(result) | on)
     return result
 
 
@@ -98,7 +106,9 @@ class _Predictor:
         found, known = dataset.classes, file.classes
         require(found == known, "classes of the dataset", found, f"those of the model, {known}")
         self._dataset, self._model, self._settings = dataset, model, settings
-        self._loader_settings = settings.loader_settings(file.image_size).for_evaluation()
+        self._loader_settings = settings.loader_settings(
+            file.image_size, crop_bottom=file.crop_bottom
+        ).for_evaluation()
         self._classifier = Classifier(file.model, len(file.classes))
         self._classifier.network.load_state_dict(file.state_dict)
         self._classifier.to(settings.torch_device)

@@ -5,7 +5,7 @@ is then also made by folds of sites: each fold is predicted with what the other 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from serengeti_etl.evaluate.captures import PredictedSplit, Strings
 from serengeti_etl.evaluate.classes import THRESHOLD
 from serengeti_etl.evaluate.curves import best_f1, precision_recall
 from serengeti_etl.evaluate.reliability import reliability
-from serengeti_etl.train.calibration import fit_temperatures, with_temperatures
+from serengeti_etl.train.calibration import fit_temperatures
 from serengeti_etl.train.metrics import binary_log_losses, mean_binary_log_loss
 from serengeti_etl.train.predictions import Float64, Int64, Predictions
 from serengeti_etl.train.sequences import (
@@ -24,6 +24,7 @@ from serengeti_etl.train.sequences import (
     Method,
     aggregate_sequences,
 )
+from serengeti_etl.train.serving import Serving
 
 NUM_FOLDS = 5
 
@@ -61,9 +62,11 @@ class Tuning:
     temperatures_C: Float64
 
     def apply(self, images: Predictions, empty: int | None) -> Predictions:
-        """Sequences out of images: aggregated, then tempered."""
-        sequences = aggregate_sequences(images, empty, aggregation=self.choice.aggregation)
-        return with_temperatures(sequences, self.temperatures_C)
+        """Sequences out of images, as ``Serving.sequences`` makes them."""
+        serving = Serving(
+            aggregation=self.choice.aggregation, temperatures=tuple(self.temperatures_C.tolist())
+        )
+        return serving.sequences(images, empty)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +93,19 @@ class TuningResult:
     cross_score: float | None
     ece: float
     untuned_ece: float
+
+    def serving(self, classes: Sequence[str], *, with_mirror: bool) -> Serving:
+        """What was fitted, to be used by ``predict`` and submissions.
+
+        Args:
+            classes: categories in the order of the columns.
+            with_mirror: whether it was fitted to the mean with mirror images.
+        """
+        return Serving(
+            with_mirror=with_mirror,
+            aggregation=self.choice.aggregation,
+            temperatures=tuple(self.temperatures[name] for name in classes),
+        )
 
 
 def choose_aggregation(images: Predictions, empty: int | None) -> AggregationChoice:

@@ -1,5 +1,7 @@
 """What of each photograph is looked at, and how: crops, mirroring and light, drawn without a state.
 
+What is cut off the bottom is not drawn, but the same for all: many cameras burn a banner there.
+
 Randomness comes from a counter-based hash of (seed, epoch, place in the global order), so a resumed
 run sees the same pixels, on any number of ranks and threads and in batches of any size. Each kind
 of draw has columns of its own: switching one on does not change the others.
@@ -53,9 +55,35 @@ class Augment:
         return (self.brightness, self.contrast, self.saturation)
 
 
+def check_crop_bottom(share: float) -> None:
+    """Nothing, if so much can be cut off the bottom of a photograph.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    require(0 <= share <= MAX_CROP_BOTTOM, "crop_bottom", share, f"from 0 to {MAX_CROP_BOTTOM}")
+
+
+MAX_CROP_BOTTOM = 0.5
+"""Share of the height: no banner is larger."""
+
+
+def kept_heights(heights_B: Int64, crop_bottom: float) -> Int64:
+    """Rows that are left of photographs of these heights; even where any are cut off.
+
+    Args:
+        heights_B: in px.
+        crop_bottom: at least this share is cut off.
+    """
+    if crop_bottom == 0:
+        return heights_B
+    even_B: Int64 = 2 * np.floor(heights_B * (1 - crop_bottom) / 2).astype(np.int64)
+    return np.maximum(1, even_B)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What is looked at of one photograph.
+    """What is looked at of one photograph, or of what is left of it above ``crop_bottom``.
 
     Attributes:
         top: upper edge of the crop as a share of the height, 0 to 1.
@@ -63,6 +91,7 @@ class View:
         side: length of the crop as a share of height and of width, so that aspect is kept, 0 to 1.
         flip: mirrored left to right.
         jitter: factors of brightness, contrast and saturation; 1 changes nothing.
+        crop_bottom: share of the height that is cut off the bottom before all this.
     """
 
     top: float = 0.0
@@ -70,12 +99,14 @@ class View:
     side: float = 1.0
     flip: bool = False
     jitter: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    crop_bottom: float = 0.0
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, rows and columns of the crop in px of a photograph of this size.
 
         Crops lie on even px: a decode at half size can then cut out exactly the same.
         """
+        height = int(kept_heights(np.array(height), self.crop_bottom))
         if self.side == 1:
             return 0, 0, height, width
         num_rows = max(1, 2 * round(height * self.side / 2))
@@ -99,6 +130,7 @@ class Views:
         sides_B: float64.
         flips_B: bool.
         jitter_B3: float32 factors of brightness, contrast and saturation.
+        crop_bottom: of all of them.
     """
 
     tops_B: Float64
@@ -106,6 +138,7 @@ class Views:
     sides_B: Float64
     flips_B: NDArray[np.bool_]
     jitter_B3: Float32
+    crop_bottom: float = 0.0
 
     def __len__(self) -> int:
         return len(self.tops_B)
@@ -117,12 +150,20 @@ class Views:
             sides_B=self.sides_B[part],
             flips_B=self.flips_B[part],
             jitter_B3=self.jitter_B3[part],
+            crop_bottom=self.crop_bottom,
         )
 
     def __iter__(self) -> Iterator[View]:
         columns = (self.tops_B, self.lefts_B, self.sides_B, self.flips_B, self.jitter_B3)
         for top, left, side, flip, jitter in zip(*(c.tolist() for c in columns), strict=True):
-            yield View(top=top, left=left, side=side, flip=flip, jitter=tuple(jitter))
+            yield View(
+                top=top,
+                left=left,
+                side=side,
+                flip=flip,
+                jitter=tuple(jitter),
+                crop_bottom=self.crop_bottom,
+            )
 
     def of(self, at: int) -> View:
         """The view of one photograph."""
@@ -136,6 +177,8 @@ class Views:
             sizes_B2: height and width of each photograph in px; 0, of no photograph, counts as 1.
         """
         sizes_B2 = np.maximum(1, sizes_B2)
+        kept_B = kept_heights(sizes_B2[:, 0], self.crop_bottom)
+        sizes_B2 = np.stack([kept_B, sizes_B2[:, 1]], axis=1)
         even_B2 = np.maximum(1, 2 * np.rint(sizes_B2 * self.sides_B[:, None] / 2))
         lengths_B2 = np.where(self.sides_B[:, None] == 1, sizes_B2, even_B2)
         corners_B2 = np.rint(sizes_B2 * np.stack([self.tops_B, self.lefts_B], axis=1) / 2)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serengeti_etl.load.augment import WHOLE, View
+from serengeti_etl.load.augment import WHOLE, View, kept_heights
 from serengeti_etl.load.jitter import jitter_in_place
 
 UInt8 = NDArray[np.uint8]
@@ -142,13 +142,14 @@ def _decode_crop(jpeg: Jpeg, view: View, size: tuple[int, int]) -> UInt8:
 
 def _factor(height: int, width: int, view: View, size: tuple[int, int]) -> int:
     """How many px of the photograph become one while it is decoded."""
+    kept, is_whole = int(kept_heights(np.array(height), view.crop_bottom)), view.side == 1
     # Scales between 1/2 and 1 cost more than a full decode.
     for factor in (8, 4, 2):
         is_exact = height % factor == 0 and width % factor == 0
         # Crops lie on even px, which only full and half size can cut out exactly.
-        is_exact = is_exact and (view.side == 1 or factor == 2)  # noqa: PLR2004
+        is_exact = is_exact and ((is_whole and kept % factor == 0) or factor == 2)  # noqa: PLR2004
         share = view.side / factor / _MARGIN
-        if is_exact and height * share >= size[0] and width * share >= size[1]:
+        if is_exact and kept * share >= size[0] and width * share >= size[1]:
             return factor
     return 1
 

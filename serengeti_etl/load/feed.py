@@ -1,5 +1,6 @@
 """Batches of one epoch, decoded ahead by a few threads and handed out in order."""
 
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from serengeti_etl.load.decode import use_one_core
 from serengeti_etl.load.epoch import Epoch
 from serengeti_etl.load.order import Part, Window
 from serengeti_etl.load.reader import Got, SampleReader, Wish
+from serengeti_etl.load.ready import ReadyBatches
 from serengeti_etl.load.shard_source import ShardSource
 from serengeti_etl.load.table import Int64, SampleTable
 
@@ -41,6 +43,7 @@ class Feeding:
         part: of every global batch, what this rank takes.
         key: seed and epoch.
         augment: what may be changed of a photograph; None for nothing.
+        crop_bottom: share of its height that is cut off the bottom.
         shape: height and width in px of the images of a batch.
         resize_on: ``device`` leaves crops, flips and sizes to it.
         decode_on: ``device`` leaves the decoding to it too.
@@ -52,6 +55,7 @@ class Feeding:
     part: Part
     key: tuple[int, int]
     augment: Augment | None
+    crop_bottom: float
     shape: tuple[int, int]
     resize_on: Place
     decode_on: Place
@@ -90,13 +94,19 @@ class Feed:
         epoch: which images stand where.
         reader: of samples.
         memory: for pixels.
+        ready: is told how many batches lie ready.
     """
 
     def __init__(
-        self, feeding: Feeding, epoch: Epoch, reader: SampleReader, memory: BatchMemory
+        self,
+        feeding: Feeding,
+        epoch: Epoch,
+        reader: SampleReader,
+        memory: BatchMemory,
+        ready: ReadyBatches,
     ) -> None:
         self._feeding, self._epoch, self._reader = feeding, epoch, reader
-        self._memory = memory
+        self._memory, self._ready = memory, ready
 
     def batches(self, starts: Sequence[int]) -> Generator[Batch, None, None]:
         """The batch of each step.
@@ -118,6 +128,7 @@ class Feed:
                 # -> whole batches, in order
                 if len(pending) > feeding.num_ahead:
                     yield self._finished(pending, needs)
+                    self._ready.note(work.tasks for work in pending)
             while pending:
                 yield self._finished(pending, needs)
         finally:
@@ -155,11 +166,13 @@ class Feed:
     def _views(self, positions_B: Int64, shape: tuple[int, ...]) -> Views:
         """Of all images: those of a sample share one, and blanks are whole."""
         num_samples, num_frames = shape
-        if self._feeding.augment is None:
-            return whole_views(num_samples * num_frames)
-        padded_B = np.zeros(num_samples, dtype=np.int64)
-        padded_B[: len(positions_B)] = positions_B
-        return draw_views(self._feeding.augment, self._feeding.key, np.repeat(padded_B, num_frames))
+        feeding = self._feeding
+        views = whole_views(num_samples * num_frames)
+        if feeding.augment is not None:
+            padded_B = np.zeros(num_samples, dtype=np.int64)
+            padded_B[: len(positions_B)] = positions_B
+            views = draw_views(feeding.augment, feeding.key, np.repeat(padded_B, num_frames))
+        return dataclasses.replace(views, crop_bottom=feeding.crop_bottom)
 
     def _wishes(self, images_BF: Int64, views: Views, pixels_BHWC: UInt8) -> list[Wish]:
         is_read_only = self._feeding.decode_on == "device"

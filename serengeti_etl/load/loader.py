@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from serengeti_etl.dataset.index import open_dataset
 from serengeti_etl.errors import ConfigError, require
-from serengeti_etl.load.augment import Augment
+from serengeti_etl.load.augment import Augment, check_crop_bottom
 from serengeti_etl.load.batch import Batch, BatchMemory
 from serengeti_etl.load.epoch import Epoch
 from serengeti_etl.load.feed import Feed, Feeding, Place
@@ -21,6 +21,7 @@ from serengeti_etl.load.growing import GrowingDataset
 from serengeti_etl.load.order import Cursor, Part
 from serengeti_etl.load.read_table import Indexed, read_images
 from serengeti_etl.load.reader import SampleReader
+from serengeti_etl.load.ready import ReadyBatches
 from serengeti_etl.load.report import LoaderReport
 from serengeti_etl.load.selection import EVERYTHING, Selection
 from serengeti_etl.load.shard_source import CacheSettings, SourceStats
@@ -44,6 +45,8 @@ class LoaderSettings:
         keep_sequences: frames of a sequence follow each other; otherwise they keep apart, so that
             no batch has two of them if the window is large enough.
         augment: light random crops and flips, or more; None for whole photographs.
+        crop_bottom: share of each photograph's height that is cut off the bottom, in evaluation
+            too: banners there tell site and time. What is left is stretched to ``image_size``.
         drop_last: leave out the samples after the last full global batch of an epoch; otherwise
             the last batch is filled up with masked blanks.
         resize_on: ``cpu`` gives images of ``image_size``. ``device`` gives whole photographs on
@@ -62,6 +65,7 @@ class LoaderSettings:
     lanes: int = 1
     keep_sequences: bool = False
     augment: Augment | None = field(default_factory=Augment)
+    crop_bottom: float = 0.0
     drop_last: bool = True
     resize_on: Place = "cpu"
     decode_on: Place = "cpu"
@@ -75,6 +79,7 @@ class LoaderSettings:
         size = self.image_size
         positive = len(size) == 2 and all(side > 0 for side in size)  # noqa: PLR2004
         require(positive, "image_size", size, "(height, width) in px")
+        check_crop_bottom(self.crop_bottom)
         require(self.window >= 0, "window", self.window, "zero or positive")
         require(self.lanes > 0, "lanes", self.lanes, "positive")
         places = (self.resize_on, self.decode_on)
@@ -171,6 +176,11 @@ class ShardLoader(IterableDataset[Batch]):
         left = len(self.samples) - self._cursor.num_consumed
         return self._part.num_steps(left, drop_last=self.settings.drop_last)
 
+    @property
+    def ready(self) -> ReadyBatches:
+        """How many batches lay ready when one was asked for."""
+        return self._meter.ready
+
     def __iter__(self) -> Iterator[Batch]:
         self._stop()
         if self._cursor.num_consumed == 0:
@@ -220,6 +230,9 @@ class ShardLoader(IterableDataset[Batch]):
             seconds_for_shards=seconds.get("wait", 0.0),
             seconds_reading=seconds.get("read", 0.0),
             seconds_decoding=seconds.get("decode", 0.0),
+            num_ahead=self.settings.num_ahead,
+            num_ready=self.ready.whole.mean,
+            least_ready=self.ready.whole.least,
             source=reader.source.stats() if reader else SourceStats(),
         )
 
@@ -270,6 +283,7 @@ class ShardLoader(IterableDataset[Batch]):
             part=self._part,
             key=(start.seed, start.epoch),
             augment=settings.augment,
+            crop_bottom=settings.crop_bottom,
             shape=_shape(settings, self.samples.images.canvas) if is_whole else settings.image_size,
             resize_on=settings.resize_on,
             decode_on=settings.decode_on,
@@ -284,7 +298,7 @@ class ShardLoader(IterableDataset[Batch]):
         )
         if self._memory is None:
             self._memory = BatchMemory(settings.num_ahead + 2, pin=settings.pin_memory)
-        return Feed(feeding, epoch, self._open_reader(), self._memory)
+        return Feed(feeding, epoch, self._open_reader(), self._memory, self.ready)
 
     def _moved(self, cursor: Cursor, num_batches: int) -> Cursor:
         left = len(self.samples) - cursor.num_consumed
@@ -374,7 +388,7 @@ class _Meter:
     """Counts what was handed out, and the time between the first batch and the last."""
 
     def __init__(self) -> None:
-        self.stages = Stages()
+        self.stages, self.ready = Stages(), ReadyBatches()
         self.num_samples = 0
         self._past, self._since = 0.0, None  # type: float, float | None
 

@@ -23,6 +23,10 @@ class LoaderReport:
         seconds_for_shards: that decoding threads waited for shards, summed over them.
         seconds_reading: that they read and checked samples, likewise.
         seconds_decoding: that they decoded, likewise.
+        num_ahead: batches that are decoded ahead.
+        num_ready: of these, those that lay ready when one was asked for, on average; None if too
+            few were asked for to tell.
+        least_ready: that ever lay ready.
         source: what was brought of the shards.
     """
 
@@ -35,6 +39,9 @@ class LoaderReport:
     seconds_for_shards: float
     seconds_reading: float
     seconds_decoding: float
+    num_ahead: int
+    num_ready: float | None
+    least_ready: int | None
     source: SourceStats
 
     @property
@@ -77,6 +84,12 @@ class LoaderReport:
             "work on these cores holds the threads up"
         )
 
+    def _ready_text(self) -> str:
+        name = "ready when asked for  "
+        if self.num_ready is None:
+            return f"{name}    none asked for yet"
+        return f"{name}{self.num_ready:8.1f} of {self.num_ahead}, at least {self.least_ready}"
+
     def text(self) -> str:
         """The figures, one to a line, and the advice."""
         source = self.source
@@ -91,6 +104,7 @@ class LoaderReport:
             f"threads: for shards   {self.seconds_for_shards:8.1f} s",
             f"threads: reading      {self.seconds_reading:8.1f} s",
             f"threads: decoding     {self.seconds_decoding:8.1f} s",
+            self._ready_text(),
             fetched,
             f"damaged: {self.num_replaced} samples, {source.num_damaged} shards",
             self.advice(),

@@ -47,6 +47,7 @@ def config_of(file: ModelFile, where: str) -> ModelConfig:
         resize=resize_settings(file.resize, where),
         sequence_means=tuple(file.sequence_means),
         empty_shift=file.empty_shift,
+        crop_bottom=file.crop_bottom,
         versions=file.versions,
         data=file.data,
         plan_hash=file.plan_hash,

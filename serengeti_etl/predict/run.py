@@ -1,8 +1,11 @@
 """Prediction from end to end: photographs are read ahead, prepared, predicted, written in parts.
 
-Nothing but file names grows with their number. The outputs get their names when they are whole.
+Nothing but file names grows with their number. The outputs get their names when they are whole, and
+until then a journal beside them keeps what is done: the same call goes on after a kill.
 """
 
+import hashlib
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from serengeti_etl.convert.fetch import fetch_in_order
+from serengeti_etl.convert.resize import encoder_version
 from serengeti_etl.errors import ConfigError, ImageError, require
 from serengeti_etl.export import camtrap_dp_settings
 from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
 from serengeti_etl.predict.exif_time import exif_time
+from serengeti_etl.predict.journal import Journal
 from serengeti_etl.predict.megadetector import megadetector_output
 from serengeti_etl.predict.photographs import Photograph, Photographs, Source
-from serengeti_etl.predict.read_model import read_model
 from serengeti_etl.predict.rows import (
     PredictedImage,
     PredictedSequence,
@@ -32,7 +36,9 @@ from serengeti_etl.predict.scores import BATCH_SIZE, Content, predict_contents
 from serengeti_etl.predict.sequences import Sequencer, together
 from serengeti_etl.predict.served import ModelConfig, ServedModel
 from serengeti_etl.predict.tables import TABLES
+from serengeti_etl.predict.tuned import read_to_serve
 from serengeti_etl.storage import Store
+from serengeti_etl.train.checkpoint import weights_sha256
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -57,6 +63,8 @@ class PredictSettings:
         kind: one of ``FORMATS``; None tells it by the suffix of ``output``.
         sequences: file for a table of sequences, ``.csv`` or ``.parquet``; None for none.
         gap_seconds: where a list names no sequences, longest time between two frames of one.
+        with_mirror: predict mirror images too, and take the mean; twice the work.
+        is_tuned: sequences as the evaluation of the run tuned them; see ``predict.tuned``.
         place: what Camtrap DP demands beside, as of ``export.write_labels``.
         batch_size: photographs per batch; it decides nothing but memory.
         device: a torch device; ``auto`` takes a GPU if there is one.
@@ -66,6 +74,8 @@ class PredictSettings:
     kind: str | None = None
     sequences: str | None = None
     gap_seconds: float = 5.0
+    with_mirror: bool = False
+    is_tuned: bool = False
     place: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = BATCH_SIZE
     device: str = "auto"
@@ -79,11 +89,18 @@ class PredictSettings:
         name = self.sequences
         is_table = name is None or name.endswith((".csv", ".parquet"))
         require(is_table, "sequences", name, "a file ending in .csv or .parquet")
+        has_use = name is not None or not self.is_tuned
+        require(has_use, "sequences", name, "a file: it is sequences that are tuned")
 
     @property
     def format(self) -> str:
         """One of ``FORMATS``."""
         return self.kind or _kind_of(self.output)
+
+    @property
+    def part_size(self) -> int:
+        """Photographs that are written at once: whole batches, so that none is cut by a kill."""
+        return self.batch_size * max(1, PART_SIZE // self.batch_size)
 
     @property
     def torch_device(self) -> torch.device:
@@ -101,6 +118,7 @@ class PredictionReport:
         num_photographs: to predict.
         num_done: predicted or failed.
         num_ignored: files of the folder that are no photographs by their name.
+        num_before: of those done, predicted before the call, which goes on where one was stopped.
         failures: photographs that could not be read, by reason.
         examples: up to three of those, as ``file: reason``.
         categories: readable photographs by likeliest category.
@@ -111,6 +129,7 @@ class PredictionReport:
     num_ignored: int
     warning: str
     num_done: int = 0
+    num_before: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     categories: Counter[str] = field(default_factory=Counter)
@@ -141,11 +160,18 @@ def predict_photographs(
         on_progress: called after every part.
 
     Raises:
-        ConfigError: there is no model, there are no photographs, or Camtrap DP lacks a place.
+        ConfigError: there is no model, or no tuning of it; there are no photographs, or Camtrap DP
+            lacks a place.
         CatalogError: the list of photographs cannot be read.
-        OSError: a store failed on every try; no photograph is blamed, and nothing is written.
+        OSError: a store failed on every try; no photograph is blamed, and nothing is written but
+            the journal of what is done.
     """
-    model = read_model(model_url, settings.torch_device)
+    model = read_to_serve(
+        model_url,
+        settings.torch_device,
+        with_mirror=settings.with_mirror,
+        is_tuned=settings.is_tuned,
+    )
     photographs = source.find()
     classes = model.config.classes
     report = PredictionReport(
@@ -154,29 +180,73 @@ def predict_photographs(
         warning=model.config.encoder_warning,
     )
     on_progress(report)
+    journal = _journal(model, photographs, settings)
     with ExitStack() as stack:
         write_images = stack.enter_context(_image_sink(settings, model.config, photographs))
         sequences = _Sequences(stack.enter_context(_sequence_sink(settings, classes)), model.config)
-        for rows in _parts(predicted(model, photographs, settings)):
+        for rows in _parts(predicted(model, photographs, settings, journal), settings.part_size):
             write_images(rows)
             sequences.add(rows)
             report.add(rows, classes)
+            report.num_before = journal.num_read
             on_progress(report)
+            # What is less than a part is the end of all.
+            if len(rows) == settings.part_size:
+                journal.add(rows)
         sequences.end()
+    journal.remove()
     return report
 
 
+def _journal(model: ServedModel, photographs: Photographs, settings: PredictSettings) -> Journal:
+    """The journal of this very prediction; unfinished files of a killed one are gone."""
+    decides = {
+        "model": model.config.to_json(),
+        "weights": weights_sha256(model.network.network.state_dict()),
+        "photographs": photographs.digest(),
+        "gap_seconds": settings.gap_seconds,
+        "batch_size": settings.batch_size,
+        "device": settings.torch_device.type,
+        "versions": [encoder_version(), torch.__version__],
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    if settings.format == "camtrap_dp":
+        return Journal(Store(url=settings.output), ".predicted", key)
+    for url in filter(None, (settings.sequences, settings.output)):
+        store, name = _file(url)
+        store.remove_partial(name)
+    return Journal(store, f".{name}.predicted", key)
+
+
 def predicted(
-    model: ServedModel, photographs: Photographs, settings: PredictSettings
+    model: ServedModel, photographs: Photographs, settings: PredictSettings, journal: Journal
 ) -> Iterator[PredictedImage]:
     """Each photograph with its probabilities, or why there are none, in order.
+
+    Args:
+        model: that predicts.
+        photographs: to predict.
+        settings: how.
+        journal: has the first ones, where an earlier call was stopped.
 
     Raises:
         OSError: the store failed on every try.
         SourceRefused: it refuses one photograph after the other.
     """
-    waiting: deque[tuple[Photograph, dt.datetime | None]] = deque()
     sequencer = Sequencer(gap_seconds=settings.gap_seconds)
+    for photograph, row in zip(photographs, journal.read(), strict=False):
+        # Again, for what it says of the next one.
+        sequencer.seq_id(row.file_name, photograph.seq_id, row.site, row.time)
+        yield row
+    left = photographs.after(journal.num_read)
+    if len(left):
+        yield from _predicted(model, left, settings, sequencer)
+
+
+def _predicted(
+    model: ServedModel, photographs: Photographs, settings: PredictSettings, sequencer: Sequencer
+) -> Iterator[PredictedImage]:
+    waiting: deque[tuple[Photograph, dt.datetime | None]] = deque()
 
     def noted() -> Iterator[Content]:
         contents = fetch_in_order(photographs.store, photographs.wanted)
@@ -200,11 +270,11 @@ def predicted(
         )
 
 
-def _parts(rows: Iterator[PredictedImage]) -> Iterator[list[PredictedImage]]:
+def _parts(rows: Iterator[PredictedImage], size: int) -> Iterator[list[PredictedImage]]:
     part: list[PredictedImage] = []
     for row in rows:
         part.append(row)
-        if len(part) == PART_SIZE:
+        if len(part) == size:
             yield part
             part = []
     if part:
@@ -234,7 +304,7 @@ class _Sequences:
             seq_id=frames[0].seq_id,
             num_images=len(frames),
             num_failed=len(frames) - len(good),
-            probabilities_C=together(good, self._config.empty) if good else None,
+            probabilities_C=together(good, self._config) if good else None,
         )
 
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serengeti_etl.predict.served import ModelConfig
 from serengeti_etl.train.predictions import Float64, Predictions
-from serengeti_etl.train.sequences import aggregate_sequences
 
 
-def together(frames: Sequence[Float64], empty: int | None) -> Float64:
+def together(frames: Sequence[Float64], config: ModelConfig) -> Float64:
     """Probabilities of a sequence, (num_classes,), as the score wants it.
 
     Args:
         frames: probabilities of its frames that could be read, one at least.
-        empty: position of ``empty`` among the classes; None if it is no class.
+        config: of the model that gave them.
     """
     probabilities_FC = np.stack(list(frames))
     names = ("",) * len(frames)
@@ -28,7 +28,7 @@ def together(frames: Sequence[Float64], empty: int | None) -> Float64:
         targets_NC=np.zeros_like(probabilities_FC),
         probabilities_NC=probabilities_FC,
     )
-    sequence_C: Float64 = aggregate_sequences(images, empty).probabilities_NC[0]
+    sequence_C: Float64 = config.serving.sequences(images, config.empty).probabilities_NC[0]
     return sequence_C
 
 

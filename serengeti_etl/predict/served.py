@@ -11,15 +11,20 @@ from torch import Tensor
 
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.resize import encoder_version
-from serengeti_etl.errors import ConfigError
+from serengeti_etl.errors import ConfigError, refuse_newer, require
 from serengeti_etl.label_config import EMPTY
+from serengeti_etl.load.augment import check_crop_bottom
 from serengeti_etl.load.decode import UInt8
 from serengeti_etl.train.calibration import with_prior_shift
-from serengeti_etl.train.model import Classifier, mixed_precision, to_device
+from serengeti_etl.train.model import Classifier, logits_of, to_device
 from serengeti_etl.train.predictions import Float64, Predictions
+from serengeti_etl.train.serving import PLAIN, Serving
 
 CONFIG_FILE = "config.json"
 FORMAT = "serengeti-model/1"
+
+_FOR_OTHERS = {"format", "normalisation"}
+"""In ``config.json`` beside the fields of ``ModelConfig``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +39,13 @@ class ModelConfig:
         sequence_means: share of the training sequences that show each category, before blanks were
             thinned; () if unknown.
         empty_shift: to be added to the log odds of ``empty``, which was thinned in train; 0 if not.
+        crop_bottom: share of the height that is cut off the bottom of what is decoded.
         versions: libraries that made the JPEGs that it was trained on.
         data: name, licence and citation of what it was trained on.
         plan_hash: of that dataset.
         step: steps that it was trained for.
+        serving: what is made of the network's outputs.
+        tuned: what its evaluation found to be better, for those who ask for it; None if unknown.
     """
 
     model: str
@@ -46,10 +54,19 @@ class ModelConfig:
     resize: ResizeSettings
     sequence_means: tuple[float, ...] = ()
     empty_shift: float = 0.0
+    crop_bottom: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     plan_hash: str = ""
     step: int = 0
+    serving: Serving = PLAIN
+    tuned: Serving | None = None
+
+    def __post_init__(self) -> None:
+        check_crop_bottom(self.crop_bottom)
+        for one in (self.serving, self.tuned or PLAIN):
+            num, num_classes = len(one.temperatures), len(self.classes)
+            require(num in (0, num_classes), "number of temperatures", num, f"0 or {num_classes}")
 
     @property
     def empty(self) -> int | None:
@@ -98,12 +115,18 @@ class ModelConfig:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ConfigError(f"{where} is no {CONFIG_FILE} of format {FORMAT}")
         names = {one.name for one in dataclasses.fields(ModelConfig)}
+        refuse_newer(value.keys() - names - _FOR_OTHERS, where)
         known = {name: value[name] for name in names & value.keys()}
         try:
+            for name in ("serving", "tuned"):
+                if known.get(name) is not None:
+                    known[name] = Serving.from_json(known[name])
             for name in ("classes", "image_size", "sequence_means"):
                 known[name] = tuple(known[name])
             return ModelConfig(**known | {"resize": resize_settings(known["resize"], where)})
-        except (KeyError, TypeError) as error:
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -174,7 +197,11 @@ class ServedModel:
         # Channels last in memory, as the loader's batches are.
         images_BCHW = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2)
         device = self.network.mean_1C11.device
-        with torch.inference_mode(), mixed_precision(device):
-            logits_BC = self.network(to_device(images_BCHW, device))
+        with torch.inference_mode():
+            logits_BC = logits_of(
+                self.network,
+                to_device(images_BCHW, device),
+                with_mirror=self.config.serving.with_mirror,
+            )
             probabilities_BC = torch.sigmoid(logits_BC.double()).cpu().numpy()
         return self.config.restored(probabilities_BC)

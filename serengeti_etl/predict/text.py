@@ -11,6 +11,8 @@ def prediction_text(report: PredictionReport) -> str:
     rows += [("failed", reason, count) for reason, count in sorted(report.failures.items())]
     rows.append(("photographs", "", report.num_photographs))
     lines = [f"failed: {example}\n" for example in report.examples]
+    if report.num_before:
+        lines.append(f"{report.num_before:,} of them were predicted before it was stopped\n")
     if report.num_ignored:
         lines.append(f"{report.num_ignored:,} other files in the folder are no photographs\n")
     if report.warning:

@@ -119,10 +119,21 @@ class Board:
                 self.notes.samples, self.notes.wants_report = tuple(samples), True
             self.notes.is_changed = True
 
-    def record(self, values: Mapping[str, Any]) -> None:
-        """A record for ``metrics.jsonl``, and the latest figures; of runs that keep none."""
+    def record(
+        self, values: Mapping[str, Any], *, step: int | None = None, moment: float | None = None
+    ) -> None:
+        """A record for ``metrics.jsonl``, and the latest figures; of runs that keep none.
+
+        Args:
+            values: by name.
+            step: units done by then; those of now by default.
+            moment: when that was; now by default.
+        """
         numbers = plain_numbers(values)
-        where = {"time": round(time.time(), 3), "step": self.notes.step}
+        where = {
+            "time": round(time.time() if moment is None else moment, 3),
+            "step": self.notes.step if step is None else step,
+        }
         self._metrics.records.append({**where, **numbers})
         self.show(numbers)
 

@@ -22,9 +22,10 @@ of {num_classes} categories, which need not add up to one (several may be in a p
 
 `serengeti-etl predict THIS_FOLDER --photographs FOLDER --output predictions.csv` does all of what
 follows. By hand: resize a photograph as `config.json` says under `resize`, by libvips (Lanczos3),
-write it as a JPEG of quality {quality} and {subsampling}, decode that, stretch it to {height} x
-{width} px (bilinear, antialiased), and give it to the network as uint8 RGB, (batch, 3, {height},
-{width}). Without the JPEG in between probabilities differ from those that were evaluated.
+write it as a JPEG of quality {quality} and {subsampling}, decode that,{cropped}
+stretch it to {height} x {width} px (bilinear, antialiased), and give it to the network as uint8
+RGB, (batch, 3, {height}, {width}). Without the JPEG in between probabilities differ from those that
+were evaluated.
 
 ```python
 import torch
@@ -45,7 +46,7 @@ probabilities_BC = torch.sigmoid(network(images_BCHW).double())
 
 To sort photographs of camera traps that look like those of training: the same region, species and
 kind of camera. Probabilities of the frames of one sequence belong together: the mean, of `empty`
-the geometric mean.
+the geometric mean.{tuned}
 
 ## Limits
 
@@ -58,6 +59,12 @@ it alone where a missed animal, or person, matters.
 
 {classes}
 """
+
+_TUNED = """ On validation another way did better, which `predict --tuned` takes and
+`config.json` has under `tuned`: {one.animals}, of `empty` {one.empty}, then the log odds of each
+category divided by its temperature."""
+
+_CROPPED = " cut the last {share:.1%} of its rows off (or one more, to an even number),"
 
 _UNKNOWN = "not recorded"
 
@@ -77,10 +84,12 @@ def model_card(config: ModelConfig, metrics: Mapping[str, Any]) -> str:
         num_classes=len(config.classes),
         quality=config.resize.quality,
         subsampling=config.resize.subsampling,
+        cropped=_CROPPED.format(share=config.crop_bottom) if config.crop_bottom else "",
         height=height,
         width=width,
         data=_data(config),
         metrics=_metrics(metrics),
+        tuned="" if config.tuned is None else _TUNED.format(one=config.tuned.aggregation),
         classes=", ".join(f"`{one}`" for one in config.classes),
     )
 

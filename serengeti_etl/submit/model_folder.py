@@ -1,5 +1,6 @@
 """A model as a plain folder that others read without this package."""
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -10,8 +11,10 @@ import torch
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.predict.read_model import WEIGHTS_FILE, read_model
 from serengeti_etl.predict.served import CONFIG_FILE, ServedModel
+from serengeti_etl.predict.tuned import tuned_serving
 from serengeti_etl.storage import Store
 from serengeti_etl.submit.model_card import model_card
+from serengeti_etl.train.serving import Serving
 
 PROGRAM_FILE = "model.pt2"
 ONNX_FILE = "model.onnx"
@@ -26,7 +29,8 @@ def write_model_folder(model_url: str, output: str, *, with_onnx: bool = False) 
     """Names of the files in the folder ``output``, after writing them; ``config.json`` is the last.
 
     Args:
-        model_url: as of ``read_model``; of a run that was evaluated, its metrics come along.
+        model_url: as of ``read_model``; of a run that was evaluated, its metrics come along, and
+            what it tuned, which ``predict --tuned`` takes.
         output: folder or bucket prefix.
         with_onnx: True adds ``model.onnx``, which needs the extra ``[onnx]``.
 
@@ -41,12 +45,13 @@ def write_model_folder(model_url: str, output: str, *, with_onnx: bool = False) 
         )
     model = read_model(model_url, torch.device("cpu"))
     metrics, store = _metrics_of(model_url), Store(url=output)
+    config = dataclasses.replace(model.config, tuned=_tuning_of(model, model_url))
     program = exported_program(model)
     files = {
         WEIGHTS_FILE: _safetensors(model),
         PROGRAM_FILE: _saved(program),
         METRICS_FILE: None,
-        CARD_FILE: model_card(model.config, metrics).encode(),
+        CARD_FILE: model_card(config, metrics).encode(),
     }
     if with_onnx:
         files[ONNX_FILE] = _onnx(program)
@@ -56,7 +61,7 @@ def write_model_folder(model_url: str, output: str, *, with_onnx: bool = False) 
         else:
             store.write(name, content)
     normalisation = {"normalisation": model.normalisation()}
-    store.write_json(CONFIG_FILE, model.config.to_json() | normalisation)
+    store.write_json(CONFIG_FILE, config.to_json() | normalisation)
     return (*files, CONFIG_FILE)
 
 
@@ -88,6 +93,13 @@ def _onnx(program: torch.export.ExportedProgram) -> bytes:
     if made is None:
         raise ConfigError("torch made no ONNX of this model")
     return bytes(made.model_proto.SerializeToString())
+
+
+def _tuning_of(model: ServedModel, url: str) -> Serving | None:
+    try:
+        return tuned_serving(model, url)
+    except ConfigError:  # not evaluated, or other weights were: those who ask for it are told
+        return None
 
 
 def _metrics_of(model_url: str) -> Mapping[str, Any]:

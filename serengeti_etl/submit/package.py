@@ -3,7 +3,7 @@
 ::
 
     main.py                     what is started
-    config.json                 categories, sizes, the settings of the resize, class means
+    config.json                 categories, sizes, the settings of the resize, class means, tuning
     weights.pt                  the state dict
     serengeti_etl/…             the modules of this package that are needed, as they are
 
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 import torch
 
 from serengeti_etl.errors import ConfigError, require
-from serengeti_etl.predict.read_model import read_model
 from serengeti_etl.predict.served import CONFIG_FILE, ModelConfig, ServedModel
+from serengeti_etl.predict.tuned import read_to_serve
 from serengeti_etl.storage import Store, json_bytes
 from serengeti_etl.submit.modules import needed_files
 from serengeti_etl.submit.runtime import WEIGHTS_FILE
@@ -45,20 +45,27 @@ _MOMENT = (1980, 1, 1, 0, 0, 0)
 """Of every file in the zip: the same model gives the same bytes."""
 
 
-def write_submission(model_url: str, output: str) -> Mapping[str, int]:
+def write_submission(
+    model_url: str, output: str, *, with_mirror: bool = False, is_tuned: bool = False
+) -> Mapping[str, int]:
     """Sizes in bytes of the files in the zip at ``output``, by name, after writing it.
 
     Args:
         model_url: as of ``read_model``.
         output: path or url of the zip.
+        with_mirror: it shall predict mirror images too, and take the mean.
+        is_tuned: it shall do with sequences what the run's evaluation chose.
 
     Raises:
-        ConfigError: there is no model, or it does not know what it was trained with.
+        ConfigError: there is no model or no tuning of it, or it does not know what it was trained
+            with.
     """
     folder, _, name = output.rpartition("/")
     is_zip = name.endswith(".zip")
     require(is_zip, "output", output, "a file whose name ends in .zip")
-    model = read_model(model_url, torch.device("cpu"))
+    model = read_to_serve(
+        model_url, torch.device("cpu"), with_mirror=with_mirror, is_tuned=is_tuned
+    )
     _check(model.config, model_url)
     content, sizes = _zipped(model)
     Store(url=folder or ("/" if output.startswith("/") else ".")).write(name, content)

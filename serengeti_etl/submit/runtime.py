@@ -208,7 +208,7 @@ def _rows(
         good = [one for name, outcome in pairs for one in trouble.passed(name, outcome)]
         if not good:
             trouble.say("sequence without photographs", f"{seq_id}: it gets the class means")
-        yield seq_id, table.row(together(good, model.config.empty) if good else None)
+        yield seq_id, table.row(together(good, model.config) if good else None)
         num_done += len(frames)
         if num_done // _LOG_EVERY > (num_done - len(frames)) // _LOG_EVERY:
             LOG.info("%d of %d photographs", num_done, len(names))

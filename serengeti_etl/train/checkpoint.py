@@ -17,14 +17,14 @@ import hashlib
 import io
 import pickle
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from serengeti_etl.dataset.index import Dataset, DatasetIndex
-from serengeti_etl.errors import ConfigError, RunError
+from serengeti_etl.errors import ConfigError, RunError, refuse_newer
 from serengeti_etl.storage import Store
 from serengeti_etl.train.recipe import Recipe
 
@@ -64,6 +64,7 @@ class ModelFile:
             blanks were thinned.
         empty_shift: to be added to the log odds of ``empty``, which the making of the dataset or
             the recipe thinned in train; 0 if neither did (see ``calibration.shifted_blanks``).
+        crop_bottom: share of each photograph's height that is cut off the bottom, as in ``Recipe``.
         versions: libraries that made its dataset's JPEGs.
         data: name, licence and citation of its dataset.
     """
@@ -77,6 +78,7 @@ class ModelFile:
     resize: dict[str, Any] = field(default_factory=dict)
     sequence_means: tuple[float, ...] = ()
     empty_shift: float = 0.0
+    crop_bottom: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 
@@ -92,7 +94,7 @@ class ModelFile:
         """The model of a finished run.
 
         Raises:
-            ConfigError: there is none yet, or it is damaged.
+            ConfigError: there is none yet, or it is damaged, or of a newer version.
         """
         try:
             content = run.read(name)
@@ -101,10 +103,15 @@ class ModelFile:
                 f"no {name} in {run.url}: the training has not finished; run the same "
                 "`serengeti-etl train` again, it continues where it stopped"
             ) from None
+        where = f"{name} in {run.url}"
         try:
-            return ModelFile(**read_tensors(content))
+            value = dict(read_tensors(content))
+            known = {key: value.pop(key) for key in ModelFile.__slots__ if key in value}
+            file = ModelFile(**known)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{name} in {run.url} is damaged: {error}") from error
+            raise ConfigError(f"{where} is damaged: {error}") from error
+        refuse_newer([str(key) for key in value], where)
+        return file
 
 
 def read_tensors(content: bytes) -> Any:
@@ -117,6 +124,16 @@ def read_tensors(content: bytes) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _TORCH_FILE_ERRORS as error:
         raise ValueError(str(error)) from error
+
+
+def weights_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """A checksum of weights, wherever they lie and whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Numbers of all kinds as bytes; numpy knows no bfloat16.
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def facts_of(info: DatasetIndex) -> dict[str, Any]:
@@ -147,6 +164,8 @@ def claim_run(run: Store, dataset: Dataset, recipe: Recipe) -> str:
         value = wanted | {"dataset": dataset.store.url, "run_id": run_id}
         run.write_json(RUN_FILE, value)
         return run_id
+    # A run from before banners could be cut off did not.
+    found["recipe"] = {"crop_bottom": 0.0} | found["recipe"]
     changes = _differences(found, wanted)
     if changes:
         raise ConfigError(

@@ -10,6 +10,7 @@ import torch
 
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output, prepare
+from serengeti_etl.load.ready import ReadyBatches
 
 
 def on_device(
@@ -51,9 +52,14 @@ def _moved(batch: Batch, device: torch.device, output: Output | None) -> Batch:
 
 
 class Clock:
-    """Time since the last reading, and the part of it spent waiting for batches."""
+    """Time since the last reading, and the part of it spent waiting for batches.
 
-    def __init__(self) -> None:
+    Args:
+        ready: of the loader; None where there is none.
+    """
+
+    def __init__(self, ready: ReadyBatches | None = None) -> None:
+        self._ready = ready
         self._restart()
 
     def _restart(self) -> None:
@@ -72,7 +78,10 @@ class Clock:
             yield batch
 
     def read(self, num_ranks: int) -> dict[str, float]:
-        """``images_per_second`` of all ranks and ``data_wait``, a share from 0 to 1, of this one.
+        """``images_per_second`` of all ranks; ``data_wait`` and ``ready`` of this one.
+
+        The second is a share from 0 to 1, the third the mean number of batches that lay ready in
+        the loader when one was asked for; it is left out where none was.
 
         Args:
             num_ranks: that work alike.
@@ -80,4 +89,6 @@ class Clock:
         seconds = time.perf_counter() - self._start
         speed, wait = self._num_images * num_ranks / seconds, self._waited / seconds
         self._restart()
-        return {"images_per_second": round(speed, 2), "data_wait": round(wait, 4)}
+        depth = None if self._ready is None else self._ready.read().mean
+        ready = {} if depth is None else {"ready": round(depth, 2)}
+        return {"images_per_second": round(speed, 2), "data_wait": round(wait, 4), **ready}

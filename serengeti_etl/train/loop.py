@@ -175,6 +175,7 @@ class _Trainer:
         settings = self._settings.loader_settings(
             stage.image_size,
             augment=stage.augment,
+            crop_bottom=self._recipe.crop_bottom,
             window=self._recipe.window,
             resize_on=self._settings.resizes_on,
         )
@@ -218,7 +219,7 @@ class _Trainer:
         num_left = min(left_of_stage, loader.num_steps_left // self._settings.accumulate)
         is_whole = self._settings.resizes_on == "device"
         output = Output(image_size=stage.image_size) if is_whole else None
-        clock = Clock()
+        clock = Clock(loader.ready)
         parts = on_device(clock.timed(loader), self._device, output)
         while num_left:
             self._set_rates(stage)
@@ -282,9 +283,9 @@ class _Trainer:
             return
         model = self._model if self._average is None else self._average.model
         self._ranks.share_buffers(model)
-        settings = self._settings.loader_settings(stage.image_size).for_evaluation()
-        showcase = Showcase()
-        with self._loader("val", stage, settings=settings) as loader:
+        crop, showcase = self._recipe.crop_bottom, Showcase()
+        settings = self._settings.loader_settings(stage.image_size, crop_bottom=crop)
+        with self._loader("val", stage, settings=settings.for_evaluation()) as loader:
             batches = on_device(showcase.keep(loader), self._device)
             part = predict_part(model, self._watched(batches, train_loader))
         parts, place = self._ranks.gather(part), self._place
@@ -387,6 +388,7 @@ class _Trainer:
             plan_hash=self._dataset.plan_hash,
             step=self._place.step,
             sequence_means=tuple(self._validation.means_C.tolist()),
+            crop_bottom=self._recipe.crop_bottom,
             empty_shift=-math.log(self._validation.empty_weight) + 0.0,
             **facts_of(self._dataset.info),
         )

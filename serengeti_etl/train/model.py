@@ -161,10 +161,7 @@ def predict(
     with torch.inference_mode():
         for batch in batches:
             images_BCHW = to_device(batch.images_BCHW, device)
-            with mixed_precision(device):
-                logits_BC = model(images_BCHW)
-                if with_mirror:
-                    logits_BC = (logits_BC + model(images_BCHW.flip(3))) / 2
+            logits_BC = logits_of(model, images_BCHW, with_mirror=with_mirror)
             num_real = int(batch.mask_B.sum())
             names += batch.image_ids[:num_real]
             seq_ids += batch.seq_ids[:num_real]
@@ -177,6 +174,21 @@ def predict(
         targets_NC=np.concatenate([np.empty((0, num_classes)), *targets]).astype(np.float64),
         probabilities_NC=np.concatenate([np.empty((0, num_classes)), *probabilities]),
     )
+
+
+def logits_of(model: Classifier, images_BCHW: Tensor, *, with_mirror: bool) -> Tensor:
+    """Logits of each category, (B, num_classes) float32, as evaluation and prediction take them.
+
+    Args:
+        model: in eval mode.
+        images_BCHW: uint8 RGB, where the model is.
+        with_mirror: take the mean with the logits of the mirror images.
+    """
+    with mixed_precision(images_BCHW.device):
+        logits_BC: Tensor = model(images_BCHW)
+        if with_mirror:
+            logits_BC = (logits_BC + model(images_BCHW.flip(3))) / 2
+    return logits_BC
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

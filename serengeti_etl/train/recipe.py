@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from serengeti_etl.errors import require
-from serengeti_etl.load.augment import Augment
+from serengeti_etl.load.augment import Augment, check_crop_bottom
 
 MODELS = ("resnet18", "resnet34", "resnet50")
 """Networks of torchvision that can be trained."""
@@ -130,6 +130,8 @@ class Recipe:
         stages: in order. From random weights, stages that freeze layers are left out: frozen
             random features give the others nothing to learn from.
         seed: of the initial weights, the order of samples and all that is drawn.
+        crop_bottom: share of each photograph's height that is cut off the bottom, in training and
+            wherever the model predicts: a banner there leaks time and site. 0 for nothing.
         weight_decay: of AdamW, on all weights but biases and norms.
         window: shards whose samples are mixed with each other.
         loss: ``bce``, binary cross-entropy, which is the competition's score; ``focal`` and ``asl``
@@ -147,6 +149,7 @@ class Recipe:
     weights: str | None = None
     stages: tuple[Stage, ...] = FINE_TUNING
     seed: int = 0
+    crop_bottom: float = 0.0
     weight_decay: float = 0.01
     window: int = 4
     loss: Literal["bce", "focal", "asl"] = "bce"
@@ -160,6 +163,7 @@ class Recipe:
         require(known, "model", self.model, f"one of {MODELS}, or {TIMM!r} and timm's name")
         require(bool(self.active_stages), "stages", self.stages, "one or more that tune all layers")
         require(self.seed >= 0, "seed", self.seed, "zero or positive")
+        check_crop_bottom(self.crop_bottom)
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or positive")
         require(self.window > 0, "window", self.window, "positive")
         require(self.loss in LOSS_NAMES, "loss", self.loss, f"one of {LOSS_NAMES}")

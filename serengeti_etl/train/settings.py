@@ -90,13 +90,14 @@ class Event:
     Attributes:
         kind: ``start`` and ``resume``: once, before the first step; values ``device``, ``run_id``,
             ``metrics``, the run's records, and ``stages``, names with their steps. ``step``: after
-            every step. ``validating``: with every batch of a validation.
-            ``log``: every few steps; values ``loss``, ``learning_rate``, ``images_per_second`` and
-            ``data_wait``, the share of time spent waiting for batches. ``validated``: after every
-            epoch; values ``score``, ``class_means_score`` and ``samples``, a few photographs with
-            what the model makes of them. ``checkpoint``: one was written;
-            ``damaged``: one could not be used; ``done``: ``model.pt`` is there. The last three
-            have a ``name``. ``warning``: before the first step; has a ``text``.
+            every step. ``validating``: with every batch of a validation. ``log``: every few steps;
+            values ``loss``, ``learning_rate``, ``images_per_second``, ``data_wait``, the share of
+            time spent waiting for batches, and ``ready``, how many lay ready on average when one
+            was asked for. ``validated``: after every epoch; values ``score``,
+            ``class_means_score`` and ``samples``, a few photographs with what the model makes of
+            them. ``checkpoint``: one was written; ``damaged``: one could not be used; ``done``:
+            ``model.pt`` is there. The last three have a ``name``. ``warning``: before the first
+            step; has a ``text``.
         stage: name of the stage.
         epoch: epochs done in all stages.
         num_epochs: epochs of all stages.

@@ -61,7 +61,9 @@ def test_a_conversion_is_told_beside_its_dataset(pipeline: SeasonPipeline, outpu
     assert rejected > 0
     assert status.values["mb_per_second"] > 0
     assert [one["kind"] for one in rows_of(store, "events.jsonl")] == ["start", "made", "done"]
-    last = rows_of(store, "metrics.jsonl")[-1]
+    first, last = (rows_of(store, "metrics.jsonl")[at] for at in (0, -1))
+    assert first["step"] == 0
+    assert first["time"] < last["time"]
     assert last.keys() == {"time", "step", "images_per_second", "mb_per_second", "rejected"}
     assert (last["step"], last["rejected"]) == (status.step, rejected)
     convert(pipeline, output)
@@ -134,6 +136,11 @@ def test_a_killed_conversion_is_lost(season: Path, tmp_path: Path) -> None:
     assert status.state(status.heartbeat_at + 31) is State.LOST
     assert Driver(file, output, "serial").wait() == 2
     after = status_of(Store(url=str(output)))
+    rows = rows_of(Store(url=str(output)), "metrics.jsonl")
+    starts = [at for at, row in enumerate(rows) if row["step"] == 0]
+    known = rows[starts[-1] + 1]
+    assert known["time"] == rows[starts[-1]]["time"] or known["step"] == rows[-1]["step"]
+    assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
     assert (after.said, after.run_id) == ("done", status.run_id)
     convert_season(small_shards(str(season)), SerialRunner(), str(tmp_path / "whole"))
     assert files_below(output) == files_below(tmp_path / "whole")

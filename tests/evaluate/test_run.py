@@ -11,7 +11,8 @@ import pytest
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError, DatasetError
-from serengeti_etl.evaluate import EvaluationSettings, evaluate_run
+from serengeti_etl.evaluate.run import evaluate_run
+from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.storage import Store
@@ -74,6 +75,7 @@ def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: Non
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
     assert made.tuning is not None
     assert (made.tuning.tuned_on, made.tuning.is_judged_split) == ("val", True)
+    assert (run / "predictions-tuned.parquet").exists()
     plain = column(run, "zebra")
     mirrored = EvaluationSettings(with_mirror=True)
     evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=mirrored)
@@ -87,6 +89,7 @@ def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: Non
     nowhere = EvaluationSettings(tune_on="test")
     made = evaluate_run(str(run), dataset.store.url, settings=SETTINGS, evaluation=nowhere)
     assert made.tuning is None
+    assert not (run / "predictions-tuned.parquet").exists()
     with pytest.raises(DatasetError, match="has no split 'test', only"):
         evaluate_run(str(run), dataset.store.url, "test", settings=SETTINGS)
 

@@ -383,6 +383,9 @@ REPORT = LoaderReport(
     seconds_for_shards=1.0,
     seconds_reading=1.0,
     seconds_decoding=36.0,
+    num_ahead=2,
+    num_ready=1.25,
+    least_ready=0,
     source=SourceStats(num_bytes_fetched=100 * 1024 * 1024),
 )
 

@@ -1,6 +1,8 @@
 """State files survive anything or are refused."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from serengeti_etl.errors import ConfigError, RunError
 from serengeti_etl.storage import Store
-from serengeti_etl.train.checkpoint import Checkpoints, ModelFile
+from serengeti_etl.train.checkpoint import Checkpoints, ModelFile, weights_sha256
 
 
 def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
@@ -128,3 +130,42 @@ def test_nothing_in_a_state_is_executed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="are damaged"):
         Checkpoints(run).load(reported.append)
     assert reported == ["checkpoints/step-000000001.pt"]
+
+
+def test_a_model_of_a_newer_version_is_called_so(tmp_path: Path) -> None:
+    """Fields that this version does not know are named; a file without its own is damaged."""
+    store = Store(url=str(tmp_path))
+    value = {"model": "resnet18", "classes": ("empty",), "image_size": (32, 32), "state_dict": {}}
+    more = {"plan_hash": "0", "step": 1, "tiles": 4, "horizon": 0.3}
+
+    def written(value: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        store.write("model.pt", buffer.getvalue())
+
+    written(value | more)
+    with pytest.raises(ConfigError, match=r"newer version .* has horizon, tiles, which this one"):
+        ModelFile.read(store)
+    for damaged in (value, {"conv1.weight": torch.zeros(1)}):
+        written(damaged)
+        with pytest.raises(ConfigError, match=r"model\.pt in .* is damaged: .* missing"):
+            ModelFile.read(store)
+
+
+def test_weights_have_a_checksum_of_their_own(tmp_path: Path) -> None:
+    """The same in any file, order and layout; another with one number, type or name changed."""
+    weights = {
+        "a": torch.arange(24.0).reshape(1, 2, 3, 4),
+        "b": torch.tensor(3),
+        "c": torch.ones(2, dtype=torch.bfloat16),
+    }
+    sha256 = weights_sha256(weights)
+    torch.save(weights, tmp_path / "weights.pt")
+    read = torch.load(tmp_path / "weights.pt", weights_only=True)
+    read["a"] = read["a"].contiguous(memory_format=torch.channels_last)
+    assert weights_sha256(dict(reversed(read.items()))) == sha256
+    assert weights_sha256(weights | {"b": torch.tensor(4)}) != sha256
+    assert weights_sha256(weights | {"b": torch.tensor(3.0)}) != sha256
+    assert (
+        weights_sha256({"x" if name == "a" else name: weights[name] for name in weights}) != sha256
+    )

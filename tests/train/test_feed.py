@@ -10,6 +10,7 @@ from serengeti_etl.load.augment import Augment
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
+from serengeti_etl.load.ready import ReadyBatches
 from serengeti_etl.train.feed import Clock, on_device
 from tests.dataset_factory import make_dataset
 
@@ -62,3 +63,12 @@ def test_the_clock_tells_waiting_from_work(dataset: str, monkeypatch: pytest.Mon
     assert clock.read(num_ranks=2) == {"images_per_second": 2 * 27 / 12, "data_wait": 0.75}
     now[0] += 1
     assert clock.read(num_ranks=2) == {"images_per_second": 0, "data_wait": 0}
+    depths = ReadyBatches()
+    clock = Clock(depths)
+    now[0] += 1
+    assert "ready" not in clock.read(num_ranks=1)
+    for _ in range(3):
+        depths.note([[], []])
+    depths.note([])
+    now[0] += 1
+    assert clock.read(num_ranks=1)["ready"] == 1.5

@@ -78,7 +78,7 @@ def model_of(run: Path, name: str = "model.pt") -> ModelFile:
 
 def records_of(run: Path) -> list[dict[str, Any]]:
     """The metrics of a run without what depends on the clock."""
-    timed = ("time", "images_per_second", "data_wait")
+    timed = ("time", "images_per_second", "data_wait", "ready")
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 

@@ -11,6 +11,7 @@ after days: curves, page and ``metrics.jsonl`` have their full size.
 
 ``CPU more`` is what the process took more than without a board, as a share of the wall time of its
 steps: the whole cost, where no core is idle, while the thread beside the loop usually finds one.
+``thread`` is the part of that thread alone, which noise does not reach.
 ``calls`` is the time in the loop's own thread, per step. ``wall`` is against the same round's run
 without a board. The first ``SKIPPED`` steps stand apart, as ``once``: in them the page's template
 is read, and all of the history.
@@ -60,6 +61,7 @@ class Run:
         once_seconds: CPU of the process in the first steps.
         cpu_seconds: likewise in those after them.
         wall_seconds: of these.
+        thread_seconds: CPU of the board's thread in them.
         call_seconds: of these in the board's calls, in the loop's thread.
         num_bytes: of the page at its end; 0 without a board.
     """
@@ -67,6 +69,7 @@ class Run:
     once_seconds: float = 0.0
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+    thread_seconds: float = 0.0
     call_seconds: float = 0.0
     num_bytes: int = 0
 
@@ -108,6 +111,14 @@ def history_of(num_records: int) -> list[dict[str, Any]]:
     ]
 
 
+def thread_seconds(board: Board | None) -> float:
+    """CPU that a board's thread has taken so far."""
+    thread = None if board is None else board._thread  # noqa: SLF001 - to see what it costs
+    if thread is None or thread.ident is None:
+        return 0.0
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
+
 def run_once(job: Job, board: Board | None) -> Run:
     """A training, told to a board or not."""
     run, beat = Run(), time.perf_counter()
@@ -129,11 +140,13 @@ def run_once(job: Job, board: Board | None) -> Run:
             beat += job.step_seconds
             time.sleep(max(0.0, beat - time.perf_counter()))
             if event.step == SKIPPED:
+                run.thread_seconds = -thread_seconds(board)
                 run.once_seconds, run.call_seconds = time.process_time() - started[0], 0.0
                 started = time.process_time(), time.perf_counter()
             if event.step == job.num_steps:
                 run.cpu_seconds = time.process_time() - started[0]
                 run.wall_seconds = time.perf_counter() - started[1]
+                run.thread_seconds += thread_seconds(board)
                 call_seconds = run.call_seconds
 
     with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
@@ -217,11 +230,12 @@ def report(runs: dict[str, list[Run]], num_steps: int) -> None:
         once = spread(
             one.once_seconds - other.once_seconds for one, other in zip(some, without, strict=True)
         )
-        more_text, calls_text = text(more, 100, 2), text(calls, 1e6)
-        cells = [text(cpu, 1e3, 2), more_text, calls_text, text(walls, 1, 4), text(once, 1e3, 0)]
+        thread = spread(one.thread_seconds / one.wall_seconds for one in some)
+        cells = [text(cpu, 1e3, 2), text(more, 100, 2), text(thread, 100, 3), text(calls, 1e6)]
+        cells += [text(walls, 1, 4), text(once, 1e3, 0)]
         lines.append([name, *cells, size])
-    head = ["board", "CPU ms a step", "CPU more, % of wall", "calls, µs a step", "wall"]
-    head += ["once, ms", "page, KB"]
+    head = ["board", "CPU ms a step", "CPU more, % of wall", "thread, % of wall"]
+    head += ["calls, µs a step", "wall", "once, ms", "page, KB"]
     print_table(head, lines)
 
 

@@ -103,12 +103,14 @@ def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Content of every file below ``folder`` by its relative name, but reports.
+    """Content of every file below ``folder`` by its relative name, but what is told of runs.
 
-    A report tells when it was made and how long that took: it is no part of its dataset.
+    Reports and the folder ``run`` tell of a conversion when it was and how long it took: they are
+    no part of its dataset (see ``dataset.sums``).
     """
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "report.html"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
+    names = {str(path.relative_to(folder)): path for path in sorted(paths)}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith("run/")}
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ HOMES = {
     "webdataset": {"load/webdataset.py"},
     "safetensors": {"predict/read_model.py", "submit/model_folder.py", "train/weights.py"},
     "torchvision": {"load/nvjpeg.py", "train/model.py"},
-    "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py"},
+    "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py", "train/showcase.py"},
     "PIL": {
         "sample.py",
         "drawing/animals.py",
@@ -59,6 +59,7 @@ HOMES = {
     "botocore": {"buckets/client.py"},
     "fsspec": {"files.py", "storage.py"},
     "click": {
+        "cli/boards.py",
         "cli/browse.py",
         "cli/codes.py",
         "cli/conversion.py",
@@ -70,7 +71,7 @@ HOMES = {
         "cli/report.py",
         "cli/training.py",
     },
-    "jinja2": {"report/pages.py", "web/templates.py"},
+    "jinja2": {"report/pages.py", "runs/page.py", "web/templates.py"},
     "rich": {"text_table.py"},
     "tornado": {"web/server.py"},
     "tqdm": {"cli/progress.py"},

@@ -57,7 +57,9 @@ HOMES = {
     "obstore": {"buckets/bucket.py", "buckets/client.py", "buckets/faults.py"},
     "botocore": {"buckets/client.py"},
     "fsspec": {"files.py", "storage.py"},
+    "apprise": {"runs/apprise_channel.py"},
     "click": {
+        "cli/alerting.py",
         "cli/codes.py",
         "cli/conversion.py",
         "cli/demo.py",

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from serengeti_etl.cli.alerting import alert
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, REFUSED, leave, say_error, say_interrupted
 from serengeti_etl.cli.conversion import convert, info, plan, repair, verify
 from serengeti_etl.cli.demo import demo
@@ -24,6 +25,7 @@ def commands() -> None:
 
 
 for _command in (
+    alert,
     catalog,
     convert,
     demo,

@@ -67,8 +67,10 @@ HOMES = {
         "cli/labels.py",
         "cli/main.py",
         "cli/options.py",
+        "cli/supervision.py",
         "cli/training.py",
     },
+    "psutil": {"runs/processes.py"},
     "rich": {"text_table.py"},
     "tqdm": {"cli/progress.py"},
 }

@@ -14,6 +14,7 @@ from serengeti_etl.cli.conversion import convert, info, plan, repair, verify
 from serengeti_etl.cli.demo import demo
 from serengeti_etl.cli.inference import export_model, predict, submit
 from serengeti_etl.cli.labels import catalog, export
+from serengeti_etl.cli.supervision import supervise
 from serengeti_etl.cli.training import evaluate, train
 from serengeti_etl.errors import SerengetiError
 
@@ -37,6 +38,7 @@ for _command in (
     predict,
     repair,
     submit,
+    supervise,
     train,
     verify,
 ):

@@ -53,7 +53,7 @@ def test_repeats_are_held_back_and_counted() -> None:
     """Once in ten minutes; the last of those held back comes then, with the number of the rest."""
     quiet = Quiet(600)
     assert quiet.take(STALLED, NINE) is STALLED
-    assert quiet.next_due is None
+    assert not quiet.next_due
     for minute in (1, 2, 3):
         assert quiet.take(STALLED, NINE + 60 * minute) is None
     assert quiet.next_due == NINE + 600

@@ -36,6 +36,9 @@ class Files(Protocol):
     def write(self, path: str, content: Content) -> None:
         """Put a file or object, whole or not at all."""
 
+    def publish(self, path: str, content: bytes, content_type: str) -> None:
+        """As ``write``; a bucket says of it what it is, and that nobody may keep a copy."""
+
     def write_new(self, path: str, content: bytes) -> bool:
         """Put a file or object if there is none; False if there is one."""
 
@@ -89,6 +92,10 @@ class FsspecFiles:
             self._fs.put_file(str(content), path)
         else:
             self._fs.pipe_file(path, bytes(content))
+
+    def publish(self, path: str, content: bytes, content_type: str) -> None:  # noqa: ARG002
+        """See ``Files``; what fsspec opens has no common way to say more of a file."""
+        self.write(path, content)
 
     def write_new(self, path: str, content: bytes) -> bool:
         """See ``Files``; not in one step, which few of these systems can."""

@@ -125,6 +125,20 @@ class Store:
         """
         self._write(name, content)
 
+    def publish(self, name: str, content: bytes, content_type: str) -> None:
+        """As ``write``, of what people read while it changes; tried once, for it soon comes again.
+
+        Args:
+            name: of the object.
+            content: of it.
+            content_type: as browsers know it; a bucket answers with it, and with ``no-store``.
+
+        Raises:
+            OSError: the store failed; ``name`` is what it was.
+        """
+        files, path = self._find(name)
+        files.publish(path, content, content_type)
+
     def write_new(self, name: str, content: bytes) -> bool:
         """Put ``content`` at ``name`` unless there is something; False if there is.
 

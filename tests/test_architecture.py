@@ -46,13 +46,14 @@ HOMES = {
     "webdataset": {"load/webdataset.py"},
     "safetensors": {"predict/read_model.py", "submit/model_folder.py", "train/weights.py"},
     "torchvision": {"load/nvjpeg.py", "train/model.py"},
-    "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py"},
+    "simplejpeg": {"convert/plain_jpeg.py", "load/decode.py", "train/showcase.py"},
     "PIL": {
         "sample.py",
         "drawing/animals.py",
         "drawing/landscape.py",
         "drawing/photograph.py",
     },
+    "jinja2": {"runs/page.py"},
     "tenacity": {"retry.py"},
     "obstore": {"buckets/bucket.py", "buckets/client.py", "buckets/faults.py"},
     "botocore": {"buckets/client.py"},
@@ -60,6 +61,7 @@ HOMES = {
     "apprise": {"runs/apprise_channel.py"},
     "click": {
         "cli/alerting.py",
+        "cli/boards.py",
         "cli/codes.py",
         "cli/conversion.py",
         "cli/demo.py",

@@ -130,6 +130,12 @@ class Bucket:
         body = content if isinstance(content, Path) else memoryview(content).cast("B")
         self._ask(lambda client: obstore.put(client, path, body, chunk_size=_PART_NUM_BYTES))
 
+    def publish(self, path: str, content: bytes, content_type: str) -> None:
+        """Put an object that changes: browsers and caches on the way keep no copy."""
+        # Without it Google's buckets serve an object for an hour as it was.
+        attributes: Any = {"Cache-Control": "no-store", "Content-Type": content_type}
+        self._ask(lambda client: obstore.put(client, path, content, attributes=attributes))
+
     def write_new(self, path: str, content: bytes) -> bool:
         """Put an object if there is none; False if there is one."""
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from serengeti_etl.cli.boards import training_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE
 from serengeti_etl.cli.conversion import run_conversion, run_verification, say_verification
 from serengeti_etl.cli.options import cluster_option, debug_option, load_cluster, need_training
@@ -35,7 +36,8 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock.lap("2/5 convert", dataset)
     found = run_verification(dataset, "serial")
     clock.lap("3/5 verify", f"{len(found.problems)} problems")
-    run_training(dataset, run, demo_recipe(), TrainSettings(device="cpu"))
+    with training_board(run, name="demo") as board:
+        run_training(dataset, run, demo_recipe(), TrainSettings(device="cpu"), board=board)
     clock.lap("4/5 train", run)
     evaluation = run_evaluation(run, dataset, "val", "cpu")
     clock.lap("5/5 evaluate", f"{run}/evaluation.json")
@@ -62,6 +64,7 @@ def _next_steps(output: str) -> str:
         f"photographs and labels: {output}/season\n"
         f"dataset:                {output}/dataset\n"
         f"model and metrics:      {output}/run\n"
+        f"pages for a browser:    {output}/run/index.html, {output}/dataset/run/index.html\n"
         "next: copy pipelines/lila_serengeti.py, say where your photographs lie, and run\n"
         "      serengeti-etl plan YOURS.py; serengeti-etl convert YOURS.py --output s3://…"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serengeti_etl.cli import stopping
+from serengeti_etl.cli.boards import board_options, training_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, same_command, same_torchrun
 from serengeti_etl.cli.options import debug_option, load_named, need_training
 from serengeti_etl.cli.progress import progress_line
@@ -17,6 +18,7 @@ from serengeti_etl.errors import Incomplete
 
 if TYPE_CHECKING:
     from serengeti_etl.evaluate import Evaluation
+    from serengeti_etl.runs.board import Board
     from serengeti_etl.train.recipe import Recipe
     from serengeti_etl.train.settings import TrainResult, TrainSettings
 
@@ -34,13 +36,18 @@ _SHOWN = {"loss", "score", "class_means_score"}
 @click.option("--checkpoint-every", default=500, show_default=True, metavar="STEPS")
 @click.option("--scratch", help="Local folder for copies of checkpoints, written first.")
 @click.option("--compile", is_flag=True, help="Let torch compile the network.")
+@board_options
 @debug_option
-def train(
+def train(  # noqa: PLR0913 - one parameter per option
     url: str,
+    *,
     run: str,
     recipe: Path | None,
     weights: str | None,
-    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+    name: str | None,
+    stall_after: float,
+    hourly_rate: float | None,
+    debug: bool,  # noqa: ARG001 - debug is read by main
     **where: Any,
 ) -> int:
     """Train a network off the dataset at URL; the same command continues a stopped run.
@@ -62,7 +69,9 @@ def train(
         # torchrun hands each signal on to processes that may have had it already.
         stop_on_signals(asked.set, seconds=stopping.SAVE_SECONDS, again=is_alone)
         try:
-            run_training(url, run, settings, places, should_stop=asked.is_set, tells=is_first)
+            with training_board(run, name, stall_after, hourly_rate) as board:
+                told = board if is_first else None
+                run_training(url, run, settings, places, should_stop=asked.is_set, board=told)
         except Incomplete as error:
             if is_first:
                 again = same_command() if is_alone else same_torchrun(ranks.world_size)
@@ -106,15 +115,19 @@ def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
     settings: "TrainSettings",
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    tells: bool = True,
+    board: "Board | None" = None,
 ) -> "TrainResult":
-    """Train with a progress line, if ``tells``; what the run came to."""
+    """Train with a progress line and a board, if there is one; what the run came to."""
     from serengeti_etl.train.loop import train as train_run
     from serengeti_etl.train.settings import Event
+    from serengeti_etl.train.telling import BoardTeller
 
-    with progress_line(unit=" steps", desc="train", disable=not tells) as line:
+    with progress_line(unit=" steps", desc="train", disable=board is None) as line:
+        teller = None if board is None else BoardTeller(board)
 
         def show(event: Event) -> None:
+            if teller is not None:
+                teller.tell(event)
             if event.kind in ("start", "resume"):
                 line.total = event.num_steps
                 line.initial = line.n = event.step

@@ -11,8 +11,7 @@ running statistics of BatchNorm, of which the first rank's are passed on; so it 
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from serengeti_etl.train.place import RunPlace
 from serengeti_etl.train.ranks import Ranks, open_ranks, synced_batch_norm, without_exchange
 from serengeti_etl.train.recipe import Recipe, Stage, one_cycle
 from serengeti_etl.train.settings import Event, TrainResult, TrainSettings, Watch
+from serengeti_etl.train.showcase import Showcase
 from serengeti_etl.train.thinning import selection_of, thinned_means
 from serengeti_etl.train.validation import Validation, predict_part
 
@@ -93,7 +93,13 @@ class _Trainer:
         self._build_model()
         self._run_id = ranks.from_first(self._claim)
         state = self._restore()
-        self._tell("start" if state is None else "resume", device=str(self._device))
+        self._tell(
+            "start" if state is None else "resume",
+            device=str(self._device),
+            run_id=self._run_id,
+            metrics=self._metrics,
+            stages=[(stage.name, stage.num_steps(self._num_images)) for stage in self._stages],
+        )
         if self._recipe.loss != "bce":
             self._tell("warning", text=CALIBRATION_WARNING.format(name=self._recipe.loss))
         while self._place.stage < len(self._stages):
@@ -102,14 +108,7 @@ class _Trainer:
         if ranks.is_first:
             self._model_file().write(self._run)
         self._tell("done", name="model.pt")
-        place = self._place
-        return TrainResult(
-            run_id=self._run_id,
-            num_steps=place.step,
-            score=place.score,
-            best_score=place.best_score,
-            class_means_score=place.class_means_score,
-        )
+        return TrainResult.of(self._run_id, self._place)
 
     def _check_stages(self) -> None:
         # The loader of a late stage would say so hours later.
@@ -274,7 +273,7 @@ class _Trainer:
             "learning_rate": float(self._optimizer.param_groups[-1]["lr"]),
             **clock.read(self._ranks.world_size),
         }
-        self._record("train", stage, values)
+        self._metrics.record("train", self._place, stage.name, values)
         self._tell("log", **values)
 
     def _validate(self, stage: Stage, train_loader: ShardLoader) -> None:
@@ -284,14 +283,18 @@ class _Trainer:
         model = self._model if self._average is None else self._average.model
         self._ranks.share_buffers(model)
         settings = self._settings.loader_settings(stage.image_size).for_evaluation()
+        showcase = Showcase()
         with self._loader("val", stage, settings=settings) as loader:
-            part = predict_part(model, self._watched(on_device(loader, self._device), train_loader))
+            batches = on_device(showcase.keep(loader), self._device)
+            part = predict_part(model, self._watched(batches, train_loader))
         parts, place = self._ranks.gather(part), self._place
         scores = self._ranks.from_first(lambda: self._validation.scores(parts))
         place.score, place.class_means_score = scores.score, scores.class_means_score
         values = {"score": scores.score, "class_means_score": scores.class_means_score}
-        self._record("val", stage, values | {"num_sequences": scores.num_sequences})
-        self._tell("validated", **values)
+        record = values | {"num_sequences": scores.num_sequences}
+        self._metrics.record("val", place, stage.name, record)
+        samples = showcase.samples(self._validation.judged(part), self._dataset.classes)
+        self._tell("validated", samples=samples, **values)
         if place.best_score is None or scores.score < place.best_score:
             place.best_score = scores.score
             if self._ranks.is_first:
@@ -300,6 +303,7 @@ class _Trainer:
     def _watched(self, batches: Iterable[Batch], train_loader: ShardLoader) -> Iterator[Batch]:
         for batch in batches:
             self._stop_if_asked(train_loader)
+            self._tell("validating")
             yield batch
 
     def _end_epoch(self, stage: Stage, loader: ShardLoader) -> None:
@@ -353,11 +357,6 @@ class _Trainer:
             f"the {what} no longer finite at step {self._place.step} of {self._run.url}; last good "
             f"checkpoint: {self._last_checkpoint}. Start a new run with a lower learning_rate"
         )
-
-    def _record(self, kind: str, stage: Stage, values: Mapping[str, Any]) -> None:
-        where = {"step": self._place.step, "epoch": self._place.epochs, "stage": stage.name}
-        now = {"time": round(time.time(), 3)}
-        self._metrics.records.append({"kind": kind} | where | dict(values) | now)
 
     def _tell(self, kind: Any, **values: Any) -> None:
         if not self._ranks.is_first:

@@ -1,12 +1,16 @@
 """The competition's score, and the record of a run. Numpy only."""
 
-import json
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serengeti_etl.errors import require
+from serengeti_etl.runs.records import Records
+from serengeti_etl.runs.status import METRICS_FILE
+from serengeti_etl.train.place import RunPlace
 from serengeti_etl.train.predictions import CLIP, Float64, Predictions
 from serengeti_etl.train.sequences import aggregate_sequences
 
@@ -25,8 +29,6 @@ __all__ = [
     "mean_binary_log_loss",
 ]
 """All that the loop needs to score an epoch, from one room."""
-
-METRICS_FILE = "metrics.jsonl"
 
 
 def mean_binary_log_loss(
@@ -77,27 +79,24 @@ def class_means(counts_C: NDArray[np.int64], total: int) -> Float64:
     return (np.asarray(counts_C, dtype=np.float64) + 0.5) / (total + 1)
 
 
-class MetricsFile:
-    """The records of a run, kept in memory and written whole to ``metrics.jsonl``.
+class MetricsFile(Records):
+    """The records of a run in ``metrics.jsonl``.
 
-    Written just before each checkpoint; on resume cut back to the records that the checkpoint
-    knows, so that an interrupted run tells the same as an undisturbed one, apart from times.
+    Written just before each checkpoint, and between them by the run's board, if it has one; on
+    resume cut back to the records that the checkpoint knows, so that an interrupted run tells the
+    same as an undisturbed one, apart from times.
 
     Args:
         run: folder or bucket prefix of the run.
     """
 
     def __init__(self, run: "Store") -> None:
-        self._run = run
-        self.records: list[dict[str, Any]] = []
+        super().__init__(run, METRICS_FILE)
 
-    def restore(self, num_records: int) -> None:
-        """Take up the first ``num_records`` of what is on storage."""
-        if num_records:
-            lines = self._run.read(METRICS_FILE).decode().splitlines()
-            self.records = [json.loads(line) for line in lines[:num_records]]
-
-    def write(self) -> None:
-        """Put all records on storage, whole or not at all."""
-        lines = [json.dumps(record, allow_nan=False) for record in self.records]
-        self._run.write(METRICS_FILE, "".join(f"{line}\n" for line in lines).encode())
+    def record(
+        self, kind: Literal["train", "val"], place: RunPlace, stage: str, values: Mapping[str, Any]
+    ) -> None:
+        """Add a record of ``values`` at ``place``, in the stage of that name."""
+        where = {"step": place.step, "epoch": place.epochs, "stage": stage}
+        now = {"time": round(time.time(), 3)}
+        self.records.append({"kind": kind} | where | dict(values) | now)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -10,6 +10,7 @@ from serengeti_etl.config import MIB
 from serengeti_etl.errors import require
 from serengeti_etl.load.loader import LoaderSettings
 from serengeti_etl.load.shard_source import CacheSettings
+from serengeti_etl.train.place import RunPlace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +88,13 @@ class Event:
     """Something that happened in a run, for a progress line.
 
     Attributes:
-        kind: ``start`` and ``resume``: once, before the first step. ``step``: after every step.
+        kind: ``start`` and ``resume``: once, before the first step; values ``device``, ``run_id``,
+            ``metrics``, the run's records, and ``stages``, names with their steps. ``step``: after
+            every step. ``validating``: with every batch of a validation.
             ``log``: every few steps; values ``loss``, ``learning_rate``, ``images_per_second`` and
             ``data_wait``, the share of time spent waiting for batches. ``validated``: after every
-            epoch; values ``score`` and ``class_means_score``. ``checkpoint``: one was written;
+            epoch; values ``score``, ``class_means_score`` and ``samples``, a few photographs with
+            what the model makes of them. ``checkpoint``: one was written;
             ``damaged``: one could not be used; ``done``: ``model.pt`` is there. The last three
             have a ``name``. ``warning``: before the first step; has a ``text``.
         stage: name of the stage.
@@ -106,6 +110,7 @@ class Event:
         "resume",
         "warning",
         "step",
+        "validating",
         "log",
         "validated",
         "checkpoint",
@@ -150,3 +155,14 @@ class TrainResult:
     score: float | None
     best_score: float | None
     class_means_score: float | None
+
+    @classmethod
+    def of(cls, run_id: str, place: RunPlace) -> Self:
+        """The run at its end."""
+        return cls(
+            run_id=run_id,
+            num_steps=place.step,
+            score=place.score,
+            best_score=place.best_score,
+            class_means_score=place.class_means_score,
+        )

@@ -1,5 +1,6 @@
 """The validation split as several ranks predict it, and its score."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -80,6 +81,12 @@ class Validation:
             class_means_score=mean_binary_log_loss(targets_NC, self.means_C),
             num_sequences=len(sequences.names),
         )
+
+    def judged(self, part: Part) -> Predictions:
+        """One rank's part with the probabilities that are scored, in its own order."""
+        probabilities_NC = part[1].probabilities_NC
+        restored_NC = restore_blanks(probabilities_NC, self.empty, self.empty_weight)
+        return dataclasses.replace(part[1], probabilities_NC=restored_NC)
 
 
 def predict_part(model: Classifier, batches: Iterable[Batch]) -> Part:

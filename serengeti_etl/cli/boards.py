@@ -1,0 +1,92 @@
+"""Boards of the commands that run long: options, and what is on them beside progress."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from serengeti_etl.runs.board import Board
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+STALL_SECONDS = 600.0
+
+_OPTIONS = (
+    click.option("--name", help="Of the run, on its page; by default its folder's."),
+    click.option(
+        "--stall-after",
+        type=click.FloatRange(min=0, min_open=True),
+        default=STALL_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="Without progress it counts as stalled.",
+    ),
+    click.option(
+        "--hourly-rate",
+        type=click.FloatRange(min=0),
+        metavar="PRICE",
+        help="Of the machines; then the page shows what the run costs.",
+    ),
+)
+
+
+def board_options(command: CommandT) -> CommandT:
+    """``command`` with what its page needs to be told."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def training_board(
+    run: str,
+    name: str | None = None,
+    stall_after: float = STALL_SECONDS,
+    hourly_rate: float | None = None,
+) -> Iterator["Board"]:
+    """The board of the training at ``run``; it ends with what the block ends with."""
+    from serengeti_etl.runs.board import Board, BoardSettings
+    from serengeti_etl.storage import Store
+    from serengeti_etl.versions import code_versions
+
+    settings = BoardSettings(
+        kind="train",
+        name=name or run.rstrip("/").rpartition("/")[2],
+        stall_after_seconds=stall_after,
+        hourly_rate=hourly_rate,
+        versions=code_versions() | {"torch": version("torch")},
+    )
+    with Board(Store(url=run), settings) as board, logged_on(board):
+        yield board
+
+
+@contextlib.contextmanager
+def logged_on(board: "Board") -> Iterator[None]:
+    """What this package logs in the block stands on the board too."""
+    logger = logging.getLogger("serengeti_etl")
+    handlers: list[logging.Handler] = [_BoardHandler(board)]
+    if not logger.hasHandlers() and logging.lastResort is not None:
+        handlers.append(logging.lastResort)  # which Python leaves out where there is another
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+
+
+class _BoardHandler(logging.Handler):
+    def __init__(self, board: "Board") -> None:
+        super().__init__(logging.INFO)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        self._board.log(text)
+        if record.levelno >= logging.WARNING:
+            self._board.event("log", text, "warning")

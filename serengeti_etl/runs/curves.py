@@ -1,0 +1,251 @@
+"""Curves of a run's records: thinned to a few hundred points, and drawn as SVG."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MOST_POINTS = 480
+_WIDTH, _HEIGHT = 360.0, 170.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 8.0, 10.0, 22.0
+
+Point = tuple[float, float]
+
+
+class Curve:
+    """Points in the order of x, thinned as they come: few are kept however many there are."""
+
+    def __init__(self) -> None:
+        self._points: list[Point] = []
+        self._each, self._waiting = 1, [0.0, 0.0, 0]
+
+    def add(self, x: float, y: float) -> None:
+        """One point more; where there are many, neighbours become their mean."""
+        waiting = self._waiting
+        waiting[0], waiting[1], waiting[2] = waiting[0] + x, waiting[1] + y, int(waiting[2]) + 1
+        if waiting[2] < self._each:
+            return
+        self._points.append((waiting[0] / waiting[2], waiting[1] / waiting[2]))
+        self._waiting = [0.0, 0.0, 0]
+        if len(self._points) >= _MOST_POINTS:
+            pairs = zip(self._points[::2], self._points[1::2], strict=True)
+            self._points = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in pairs]
+            self._each *= 2
+
+    @property
+    def points(self) -> list[Point]:
+        """At most 500, the last one included."""
+        x, y, num = self._waiting
+        return [*self._points, (x / num, y / num)] if num else list(self._points)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One curve of a chart.
+
+    Attributes:
+        label: what it shows.
+        is_reference: drawn dashed: what there is to beat.
+        points: x and y.
+    """
+
+    label: str
+    is_reference: bool
+    points: Sequence[Point]
+
+    @property
+    def last(self) -> float:
+        """The latest value."""
+        return self.points[-1][1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """Curves over the same axes.
+
+    Attributes:
+        title: what is shown.
+        note: how to read it.
+        lines: the curves; each with a point at least.
+    """
+
+    title: str
+    note: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    title: str
+    note: str
+    names: Mapping[str, str]
+
+
+_CHARTS = {
+    "train": (
+        _Wanted(title="Loss", note="of training, lower is better", names={"loss": "loss"}),
+        _Wanted(
+            title="Score",
+            note="mean log loss of sequences, lower is better",
+            names={"score": "score", "class_means_score": "class means"},
+        ),
+        _Wanted(title="Speed", note="images per second", names={"images_per_second": "images/s"}),
+        _Wanted(
+            title="Data wait",
+            note="share of time spent waiting for batches",
+            names={"data_wait": "data wait"},
+        ),
+    ),
+    "convert": (
+        _Wanted(title="Speed", note="images per second", names={"images_per_second": "images/s"}),
+        _Wanted(title="Read", note="megabytes per second", names={"mb_per_second": "MB/s"}),
+        _Wanted(title="Rejected", note="images so far", names={"rejected": "rejected"}),
+    ),
+}
+_REFERENCES = {"class_means_score"}
+
+
+class Curves:
+    """The curves of a run, brought up to date record by record."""
+
+    def __init__(self) -> None:
+        self._curves: dict[str, Curve] = {}
+        self._num_taken = 0
+
+    def take(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add those that are new of all ``records``."""
+        num_records = len(records)
+        for record in records[self._num_taken : num_records]:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name not in ("step", "time", "epoch"):
+                    self._curves.setdefault(name, Curve()).add(record.get("step", 0), value)
+        self._num_taken = num_records
+
+    def charts(self, kind: str) -> tuple[Chart, ...]:
+        """What is worth showing of a run of this kind, as far as there is something."""
+        return tuple(self._charts(kind))
+
+    def _charts(self, kind: str) -> Iterator[Chart]:
+        for wanted in _CHARTS[kind]:
+            lines = tuple(
+                Line(
+                    label=label,
+                    is_reference=name in _REFERENCES,
+                    points=self._curves[name].points,
+                )
+                for name, label in wanted.names.items()
+                if name in self._curves
+            )
+            if lines:
+                yield Chart(title=wanted.title, note=wanted.note, lines=lines)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A mark at an axis.
+
+    Attributes:
+        at: px from the left or the top.
+        text: what is said there.
+    """
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """A chart in px, for the template.
+
+    Attributes:
+        chart: what is drawn.
+        width: of all of it.
+        height: likewise.
+        left: of the field within.
+        right: likewise.
+        top: likewise.
+        bottom: likewise.
+        paths: ``d`` of each line's path.
+        ends: place of each line's last point.
+        x_ticks: below.
+        y_ticks: at the left.
+        marks: where stages begin, with their names.
+    """
+
+    chart: Chart
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    paths: tuple[str, ...]
+    ends: tuple[Point, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    marks: tuple[Tick, ...]
+
+
+def draw(chart: Chart, marks: Sequence[tuple[int, str]], num_steps: int | None) -> Drawing:
+    """The chart in px.
+
+    Args:
+        chart: with a point at least.
+        marks: step at which each stage begins, with its name.
+        num_steps: of the run in all, up to which the axis goes; None while unknown.
+    """
+    xs = [x for line in chart.lines for x, _ in line.points]
+    ys = [y for line in chart.lines for _, y in line.points]
+    last = max(*xs, num_steps or 0, 1)
+    low, high = _range(min(ys), max(ys))
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+
+    def place(x: float, y: float) -> Point:
+        share, up = x / last, (y - low) / (high - low)
+        return _LEFT + share * (right - _LEFT), bottom - up * (bottom - _TOP)
+
+    placed = [[place(x, y) for x, y in line.points] for line in chart.lines]
+    return Drawing(
+        chart=chart,
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        right=right,
+        top=_TOP,
+        bottom=bottom,
+        paths=tuple("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) for points in placed),
+        ends=tuple(points[-1] for points in placed),
+        x_ticks=tuple(
+            Tick(at=place(x, low)[0], text=short_number(x)) for x in nice_ticks(0, last, 4)
+        ),
+        y_ticks=tuple(
+            Tick(at=place(0, y)[1], text=short_number(y)) for y in nice_ticks(low, high, 4)
+        ),
+        marks=tuple(Tick(at=place(x, low)[0], text=name) for x, name in marks if 0 <= x < last),
+    )
+
+
+def _range(low: float, high: float) -> Point:
+    """What an axis spans for values between; never nothing."""
+    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    # Nothing shown here is below 0, and where it comes near, one wants to see it.
+    bottom = 0.0 if 0 <= low < (high - low) * 1.5 or low == high == 0 else low - room
+    return bottom, high + room
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between, at most so many and one."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [(first + at) * step for at in range(most + 1) if (first + at) * step <= high * 1.0001]
+
+
+def short_number(value: float) -> str:
+    """As people write it on an axis: ``1.2k``, ``0.035``."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            scaled = value / {"G": 1e9, "M": 1e6, "k": 1e3}[suffix]
+            return f"{scaled:.4g}{suffix}"
+    return f"{value:.4g}"

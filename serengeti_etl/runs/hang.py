@@ -1,0 +1,91 @@
+"""Steps that hang: found by a watchdog of Python's own, and named with their stack."""
+
+import faulthandler
+import os
+import re
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+_ARM_AGAIN_SECONDS = 1.0
+_NUM_FRAMES = 8
+
+_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dump:
+    """Where all threads stood when the main thread had not come on for too long.
+
+    Attributes:
+        text: as ``faulthandler`` writes it, every thread.
+        frames: of the main thread, the innermost first, such as ``read (reader.py:88)``.
+    """
+
+    text: str
+    frames: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The dump in the words of ``faulthandler``."""
+        main = f"{threading.main_thread().ident or 0:#018x}"
+        frames: list[str] = []
+        is_main = False
+        for line in text.splitlines():
+            if "hread 0x" in line:
+                is_main = main in line
+            found = _FRAME.match(line) if is_main else None
+            if found:
+                frames.append(f"{found[3]} ({Path(found[1]).name}:{found[2]})")
+        return cls(text=text, frames=tuple(frames[:_NUM_FRAMES]))
+
+
+class HangWatch:
+    """A watchdog that writes every thread's stack down, unless it is told in time of progress.
+
+    It is a thread that needs no Python: it works while the interpreter's lock is held. There is one
+    in a process.
+
+    Args:
+        seconds: without progress.
+        with_exit: end the process after that, for a supervisor to start it again.
+        path: of the file that stacks are added to, for who outlives the process; by default one
+            that is gone with it.
+    """
+
+    def __init__(
+        self, seconds: float, *, with_exit: bool = False, path: Path | None = None
+    ) -> None:
+        self._seconds, self._with_exit = seconds, with_exit
+        # Open as long as the watch; at its end, what earlier processes wrote is before it.
+        file: IO[bytes] = tempfile.TemporaryFile() if path is None else path.open("ab+")  # noqa: SIM115
+        self._file = file
+        self._armed_at = float("-inf")
+        self._num_read = self._num_seen = os.fstat(self._file.fileno()).st_size
+
+    def touch(self) -> None:
+        """Progress: count anew from now. To be called often; arms at most once a second."""
+        now = time.monotonic()
+        if now - self._armed_at >= _ARM_AGAIN_SECONDS:
+            self._armed_at = now
+            faulthandler.dump_traceback_later(
+                self._seconds, exit=self._with_exit, file=self._file.fileno()
+            )
+
+    def dump(self) -> Dump | None:
+        """What was written down since the last dump; None if nothing was, or more may come."""
+        descriptor = self._file.fileno()
+        num_bytes, num_seen = os.fstat(descriptor).st_size, self._num_seen
+        self._num_seen = num_bytes
+        if num_bytes == self._num_read or num_bytes != num_seen:
+            return None
+        content = os.pread(descriptor, num_bytes - self._num_read, self._num_read)
+        self._num_read = num_bytes
+        return Dump.of(content.decode(errors="replace"))
+
+    def end(self) -> None:
+        """Watch no more."""
+        faulthandler.cancel_dump_traceback_later()

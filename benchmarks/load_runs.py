@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.load_input import FORMS, Input
 from benchmarks.load_peers import tree_cpu
 from benchmarks.peer_runs import HERE, RunFailedError, watched
-from benchmarks.report import Spread, ratios, spread
+from benchmarks.report import Rounds
 
 TIMEOUT = 1800.0
 OWN = ("floor", "crop", "device")
@@ -124,40 +124,22 @@ def summed(found: Mapping[str, Any], loader: Loader) -> Sample:
 
 
 @dataclass(kw_only=True, slots=True)
-class Row:
+class Row(Rounds[Sample]):
     """All rounds of one loader.
 
     Attributes:
         loader: who.
-        samples: one per round.
         shapes: of an image, as handed out.
-        failed: why there is no more; empty if all is well.
     """
 
     loader: Loader
-    samples: list[Sample] = field(default_factory=list)
     shapes: list[list[int]] = field(default_factory=list)
-    failed: str = ""
-
-    def spread(self, key: str) -> Spread:
-        """Median, least and most of the rounds."""
-        return spread(self.values(key))
-
-    def ratio(self, other: "Row", key: str = "rate") -> Spread:
-        """Median, least and most of the rounds' ratios to another loader."""
-        return ratios(self.values(key), other.values(key))
-
-    def values(self, key: str) -> list[float]:
-        """One of each round."""
-        return [getattr(one, key) for one in self.samples]
 
     def as_dict(self) -> dict[str, Any]:
         """For the line of JSON."""
-        told: dict[str, Any] = {"name": self.loader.name, "title": self.loader.title}
-        if self.failed:
-            return told | {"failed": self.failed}
         keys = ("rate", "cpu_ms", "first", "whole", "peak", "around_ms")
-        return told | {key: self.spread(key) for key in keys} | {"shapes": self.shapes}
+        told = self.told(self.loader.name, self.loader.title, keys)
+        return told if self.failed else told | {"shapes": self.shapes}
 
 
 def run_rounds(loaders: Sequence[Loader], rounds: int) -> list[Row]:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Spread, ratios, spread
+from benchmarks.report import Rounds
 
 HERE = Path(__file__).resolve().parent
 FEW_TIMEOUT, TIMEOUT = 300.0, 3600.0
@@ -176,32 +176,16 @@ def sample(contestant: Contestant, out: Path) -> Sample:
 
 
 @dataclass(kw_only=True, slots=True)
-class Row:
+class Row(Rounds[Sample]):
     """All rounds of one contestant.
 
     Attributes:
         contestant: who.
-        samples: one per round.
         quality: outputs, mean bytes and SSIM, where they were compared.
-        failed: why there is no more; empty if all is well.
     """
 
     contestant: Contestant
-    samples: list[Sample] = field(default_factory=list)
     quality: dict[str, Any] = field(default_factory=dict)
-    failed: str = ""
-
-    def spread(self, key: str) -> Spread:
-        """Median, least and most of the rounds."""
-        return spread(self.values(key))
-
-    def ratio(self, other: "Row", key: str = "rate") -> Spread:
-        """Median, least and most of the rounds' ratios to another contestant."""
-        return ratios(self.values(key), other.values(key))
-
-    def values(self, key: str) -> list[float]:
-        """One of each round."""
-        return [getattr(one, key) for one in self.samples]
 
     def stages(self) -> dict[str, float]:
         """Share of each stage in the sum of stages, all rounds together."""
@@ -214,11 +198,9 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """For the line of JSON."""
-        told: dict[str, Any] = {"name": self.contestant.name, "title": self.contestant.title}
-        if self.failed:
-            return told | {"failed": self.failed}
         keys = ("rate", "cpu_ms", "startup", "peak", "worker", "driver")
-        return told | {key: self.spread(key) for key in keys} | self.quality
+        told = self.told(self.contestant.name, self.contestant.title, keys)
+        return told if self.failed else told | self.quality
 
 
 def run_rounds(

@@ -2,6 +2,10 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Self, TypeVar
+
+SampleT = TypeVar("SampleT")
 
 Spread = dict[str, float]
 """Median, least and most of the rounds, by these names: ``median``, ``min``, ``max``."""
@@ -16,6 +20,38 @@ def spread(values: Iterable[float]) -> Spread:
 def ratios(ones: Iterable[float], others: Iterable[float]) -> Spread:
     """Median, least and most of the ratios of what was measured in the same round."""
     return spread(one / other for one, other in zip(ones, others, strict=False))
+
+
+@dataclass(kw_only=True, slots=True)
+class Rounds(Generic[SampleT]):
+    """All rounds of one of those that are compared.
+
+    Attributes:
+        samples: one per round.
+        failed: why there is no more; empty if all is well.
+    """
+
+    samples: list[SampleT] = field(default_factory=list)
+    failed: str = ""
+
+    def values(self, key: str) -> list[float]:
+        """One of each round."""
+        return [getattr(one, key) for one in self.samples]
+
+    def spread(self, key: str) -> Spread:
+        """Median, least and most of the rounds."""
+        return spread(self.values(key))
+
+    def ratio(self, other: Self, key: str = "rate") -> Spread:
+        """Median, least and most of the rounds' ratios to another's."""
+        return ratios(self.values(key), other.values(key))
+
+    def told(self, name: str, title: str, keys: Iterable[str]) -> dict[str, object]:
+        """For the line of JSON: who it is, and why it failed or how each of ``keys`` spread."""
+        who: dict[str, object] = {"name": name, "title": title}
+        if self.failed:
+            return who | {"failed": self.failed}
+        return who | {key: self.spread(key) for key in keys}
 
 
 def text(values: Spread, scale: float = 1.0, digits: int = 1) -> str:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from serengeti_etl.catalog.rules import LabelCodes
 from serengeti_etl.config import SeasonPipeline
+from serengeti_etl.convert.editions import Growth
 from serengeti_etl.convert.plan import Plan
 from serengeti_etl.convert.repair import Repair
 from serengeti_etl.convert.season import Conversion
@@ -55,6 +56,16 @@ def sizes_text(pipelines: Mapping[str, SeasonPipeline], plans: Mapping[str, Plan
     size = sum(num_images * num_bytes for _, num_images, num_bytes in counts.values())
     rows.append(("together", shards, images, f"about {megabytes(size)}"))
     return table_text("sizes", ("folder", "shards", "images", "size"), rows)
+
+
+def growth_text(growths: Iterable[Growth]) -> str:
+    """What each dataset has, and what would be added to it."""
+    lines = []
+    for one in growths:
+        there = f"{one.num_images:,} images in {one.num_shards:,} shards are planned there"
+        new = f"{one.num_new_images:,} images in {one.num_new_shards:,} shards would be added"
+        lines.append(f"{one.url}: {there if one.num_shards else 'nothing is there'}; {new}\n")
+    return "".join(lines)
 
 
 def conversion_text(conversion: Conversion) -> str:

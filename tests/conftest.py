@@ -3,11 +3,15 @@
 import os
 import secrets
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from serengeti_etl import retry
+from serengeti_etl.buckets import client
 from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.label_config import FractionSplit
@@ -71,6 +75,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stalls are noticed after a second, and the next try comes at once."""
+    monkeypatch.setitem(client._TIMES, "read_timeout", "1s")
+    monkeypatch.setattr(retry, "_LONGEST_WAIT_SECONDS", 0.01)
+    close_buckets()
+    yield
+    close_buckets()
+
+
+@pytest.fixture
 def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """A function that makes an empty bucket and returns its url; credentials are set."""
     for name, value in (S3_CREDENTIALS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
@@ -106,3 +120,27 @@ def fresh(tmp_path: Path) -> Callable[[str], Path]:
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """A file system of its own, of a megabyte, and a function that mounts it otherwise."""
+    if os.geteuid() != 0:
+        pytest.skip("a small file system needs root to be mounted")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def remount(option: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
+
+    with ExitStack() as stack:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            pytest.skip(f"no small file system can be mounted: {made.stderr}")
+        stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=True))
+        yield folder, remount

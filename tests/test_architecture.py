@@ -20,7 +20,7 @@ LAYERS = (
     ("retry",),
     ("buckets", "files"),
     ("storage",),
-    ("lease", "worker_plugins"),
+    ("lease", "web", "worker_plugins"),
     ("cluster", "drawing", "runs", "sample"),
     ("catalog",),
     ("dataset",),
@@ -72,8 +72,10 @@ HOMES = {
         "cli/supervision.py",
         "cli/training.py",
     },
+    "jinja2": {"runs/page.py", "web/templates.py"},
     "psutil": {"runs/processes.py"},
     "rich": {"text_table.py"},
+    "tornado": {"web/server.py"},
     "tqdm": {"cli/progress.py"},
 }
 TORCH_ROOMS = ("load/", "train/", "evaluate/")

@@ -45,6 +45,15 @@ def test_plan_shows_tables_and_writes_nothing(pipeline_file: Path, tmp_path: Pat
     assert list(pipeline_file.parent.iterdir()) == [pipeline_file]
 
 
+def test_plan_tells_what_is_at_an_output(pipeline_file: Path, tmp_path: Path) -> None:
+    """With --output the last line says what would be added there."""
+    shown = run("plan", str(pipeline_file), "--output", str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stderr
+    last = shown.stdout.splitlines()[-1]
+    assert last.startswith(f"{tmp_path / 'out'}: nothing is there; ")
+    assert last.endswith(" shards would be added")
+
+
 def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     """Convert exits 2 with rejects within the budget; info and verify read what it wrote."""
     output = str(tmp_path / "dataset")

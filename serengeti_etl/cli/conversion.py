@@ -27,20 +27,34 @@ if TYPE_CHECKING:
 
 @click.command()
 @pipeline_options
+@click.option("--output", help="Folder or url of a dataset, to see what would be added to it.")
 @debug_option
-def plan(pipeline: Path, source: str | None, limit: int | None, debug: bool) -> None:  # noqa: ARG001, FBT001 - debug is read by main
+def plan(
+    pipeline: Path,
+    source: str | None,
+    limit: int | None,
+    output: str | None,
+    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+) -> None:
     """Show what PIPELINE would do; nothing is written."""
+    from serengeti_etl.convert.editions import Growth, plan_growth
     from serengeti_etl.convert.planned import plan_season
-    from serengeti_etl.tables import plan_text, sizes_text
+    from serengeti_etl.storage import Store
+    from serengeti_etl.tables import growth_text, plan_text, sizes_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
     with TemporaryDirectory() as scratch:
-        season = plan_season(settings, Path(scratch))
+        growths: tuple[Growth, ...] = ()
+        if output is None:
+            season = plan_season(settings, Path(scratch))
+        else:
+            season, growths = plan_growth(settings, Store(url=output), Path(scratch))
     # All sizes have the same images in the same shards.
     first = next(iter(season.plans.values()))
     click.echo(plan_text(settings.name, season.labels.images, first), nl=False)
     if settings.sizes:
         click.echo(sizes_text(settings.by_folder(), season.plans), nl=False)
+    click.echo(growth_text(growths), nl=False)
 
 
 @click.command()

@@ -68,6 +68,66 @@ class _Place:
         return self.record.plan_hash if self.record is not None else None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Growth:
+    """What a conversion would add to one dataset.
+
+    Attributes:
+        folder: of the dataset, below the output.
+        url: of the dataset.
+        num_shards: shards of the plan that is there; 0 where there is none.
+        num_images: of its images.
+        num_new_shards: shards that would be added.
+        num_new_images: of their images.
+    """
+
+    folder: str
+    url: str
+    num_shards: int
+    num_images: int
+    num_new_shards: int
+    num_new_images: int
+
+
+def plan_growth(
+    pipeline: SeasonPipeline, output: Store, scratch: Path
+) -> tuple[PlannedSeason, tuple[Growth, ...]]:
+    """What ``plan_datasets`` would plan, and what of it is new; nothing but ``scratch`` is written.
+
+    Args:
+        pipeline: what would be converted, of one size or several.
+        output: where its folders are or would be.
+        scratch: empty local folder.
+
+    Raises:
+        ConfigError: as ``plan_datasets``.
+        DatasetError: likewise.
+    """
+    places = _places(pipeline, output)
+    season = _planned(pipeline, places, scratch)
+    for place in places:
+        _refuse_other_rows(place, season)
+    return season, tuple(_growth(place, season) for place in places)
+
+
+def _growth(place: _Place, season: PlannedSeason) -> Growth:
+    there: tuple[Edition, ...] = ()
+    if place.record is not None:
+        # Datasets of before there were editions do not tell them.
+        there = place.editions or read_assignment(place.store, ()).editions
+    num_shards = sum(one.num_shards for one in there)
+    num_images = sum(one.num_images for one in there)
+    plan = season.plans[place.folder]
+    return Growth(
+        folder=place.folder,
+        url=place.store.url,
+        num_shards=num_shards,
+        num_images=num_images,
+        num_new_shards=len(plan.shards) - num_shards,
+        num_new_images=plan.rows.num_rows - num_images,
+    )
+
+
 def plan_datasets(
     pipeline: SeasonPipeline, output: Store, *, retry_rejects: bool = False
 ) -> tuple[PlannedDataset, ...]:
@@ -83,11 +143,7 @@ def plan_datasets(
             nothing is written.
         DatasetError: what an edition is to be added to is damaged.
     """
-    places = [
-        _Place(folder=folder, store=store, pipeline=one_size, record=read_record(store))
-        for folder, one_size in pipeline.by_folder().items()
-        for store in [output.at(folder)]
-    ]
+    places = _places(pipeline, output)
     with TemporaryDirectory() as scratch:
         season = _planned(pipeline, places, Path(scratch))
         if retry_rejects:
@@ -114,6 +170,14 @@ def earlier_of(store: Store, editions: tuple[Edition, ...]) -> Earlier:
         refuse_damaged(store, RETRIED_FILE)
         retried = read_retried(store, editions)
     return Earlier(url=store.url, before=before, after=after, retried=retried)
+
+
+def _places(pipeline: SeasonPipeline, output: Store) -> list[_Place]:
+    return [
+        _Place(folder=folder, store=store, pipeline=one_size, record=read_record(store))
+        for folder, one_size in pipeline.by_folder().items()
+        for store in [output.at(folder)]
+    ]
 
 
 def _planned(pipeline: SeasonPipeline, places: Sequence[_Place], scratch: Path) -> PlannedSeason:

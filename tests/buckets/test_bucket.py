@@ -14,7 +14,6 @@ from obstore.store import S3Store
 from serengeti_etl import retry
 from serengeti_etl.buckets import bucket as bucket_module
 from serengeti_etl.buckets import client
-from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.buckets.place import Place
 from serengeti_etl.errors import ChecksumError, RequestRefused
 from serengeti_etl.storage import Store
@@ -36,17 +35,9 @@ from tests.fault_server import (
     fault_server,
 )
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 DATA = bytes(range(256)) * 64
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stalls are noticed after a second, and the next try comes at once."""
-    monkeypatch.setitem(client._TIMES, "read_timeout", "1s")
-    monkeypatch.setattr(retry, "_LONGEST_WAIT_SECONDS", 0.01)
-    close_buckets()
-    yield
-    close_buckets()
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from serengeti_etl import retry
-from serengeti_etl.buckets import client
-from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.config import SeasonPipeline
 from serengeti_etl.convert.season import convert_season
@@ -38,7 +36,7 @@ from tests.fault_server import (
     fault_server,
 )
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("impatient")]
 
 MOST_RUNS = 12
 """Times that the same call is made before it counts as one that does not end."""
@@ -49,16 +47,6 @@ SEED: int | None = None
 _SEED = secrets.randbelow(10**6) if SEED is None else SEED
 _LABELS = "season/labels.json"
 _BUSY = Refusal(429, "TooManyRequests")
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stalls are noticed after a second, and the next try comes at once."""
-    monkeypatch.setitem(client._TIMES, "read_timeout", "1s")
-    monkeypatch.setattr(retry, "_LONGEST_WAIT_SECONDS", 0.01)
-    close_buckets()
-    yield
-    close_buckets()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.config import ResizeSettings, SeasonPipeline
 from serengeti_etl.convert import season as season_module
 from serengeti_etl.convert import shard as shard_module
+from serengeti_etl.convert.editions import Growth, plan_growth
 from serengeti_etl.convert.repair import repair_dataset
 from serengeti_etl.convert.season import Conversion, convert_season, convert_sizes
 from serengeti_etl.dataset.editions import RETRIED_FILE
@@ -110,6 +111,42 @@ def test_a_new_season_adds_shards(
     content = json.loads((output / "plan/plan.json").read_text())
     assert content["classes"] == list(second.index.classes)
     assert content["priors"] == second.index.priors
+
+
+def test_the_plan_says_what_would_be_added(
+    growing: GrowingSeason, growing_pipeline: SeasonPipeline, tmp_path: Path
+) -> None:
+    """Before anything, before a growth and after it: what is told is what is then made."""
+    output, scratch = tmp_path / "out", tmp_path / "scratch"
+
+    def growth() -> Growth:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        before = files_below(output)
+        _, (told,) = plan_growth(growing_pipeline, Store(url=str(output)), scratch)
+        assert files_below(output) == before
+        return told
+
+    def sizes() -> tuple[int, int]:
+        index = open_dataset(str(output)).info
+        return len(index.shards), sum(one.num_images for one in index.editions)
+
+    told = growth()
+    assert (told.num_shards, told.num_images) == (0, 0)
+    convert(growing_pipeline, output)
+    first = sizes()
+    assert (told.num_new_shards, told.num_new_images) == first
+    growing.take_all()
+    told = growth()
+    assert (told.num_shards, told.num_images) == first
+    convert(growing_pipeline, output)
+    assert told.num_new_shards > 0
+    assert (first[0] + told.num_new_shards, first[1] + told.num_new_images) == sizes()
+    assert growth().num_new_images == 0
+    growing.relabel(open_dataset(str(output)).index()["image_id"][0].as_py())
+    growing.take_all()
+    with pytest.raises(ConfigError, match="another plan"):
+        growth()
 
 
 def test_an_unchanged_catalog_adds_nothing(

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from serengeti_etl import retry
-from serengeti_etl.buckets import client
-from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.errors import ShardError
 from serengeti_etl.load import shard_fetch
 from serengeti_etl.load.shard_source import Shard
@@ -33,18 +31,10 @@ from tests.fault_server import (
 from tests.hosts import wait_for
 from tests.load.random_shards import content, read, shards_at, source_of
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 NUM_SHARDS = 4
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stalls are noticed after a second, and the next try comes at once."""
-    monkeypatch.setitem(client._TIMES, "read_timeout", "1s")
-    monkeypatch.setattr(retry, "_LONGEST_WAIT_SECONDS", 0.01)
-    close_buckets()
-    yield
-    close_buckets()
 
 
 @pytest.fixture

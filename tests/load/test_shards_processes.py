@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -201,30 +200,6 @@ def store_of(server: FaultServer) -> Store:
     """The bucket."""
     options = {"endpoint_url": server.url, "key": "k", "secret": "s"}
     return Store(url=f"s3://{BUCKET}", options=options)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A file system of its own, of a megabyte, and a function that mounts it otherwise."""
-    if os.geteuid() != 0:
-        pytest.skip("a small file system needs root to be mounted")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def remount(option: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
-
-    with ExitStack() as stack:
-        made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if made.returncode:
-            pytest.skip(f"no small file system can be mounted: {made.stderr}")
-        stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=True))
-        yield folder, remount
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 5])

@@ -16,6 +16,7 @@ from serengeti_etl.cli.inference import export_model, predict, submit
 from serengeti_etl.cli.labels import catalog, export
 from serengeti_etl.cli.supervision import supervise
 from serengeti_etl.cli.training import evaluate, train
+from serengeti_etl.cli.watching import watch
 from serengeti_etl.errors import SerengetiError
 
 
@@ -41,6 +42,7 @@ for _command in (
     supervise,
     train,
     verify,
+    watch,
 ):
     commands.add_command(_command)
 

@@ -22,11 +22,13 @@ class Look:
         status: None if there is none, or it could not be read.
         step: of the status or the newest checkpoint, whichever is later; 0 without both.
         fault: why it could not be seen; "" if it could, even if there is nothing.
+        is_there: whether it has a status, which may be damaged.
     """
 
     status: Status | None = None
     step: int = 0
     fault: str = ""
+    is_there: bool = False
 
 
 def read_status(store: Store) -> Status | None:
@@ -53,8 +55,9 @@ def look_at(store: Store, *, with_checkpoints: bool = False) -> Look:
         if with_checkpoints:
             step = max(step, *_saved_steps(store), 0)
     except (SerengetiError, OSError) as error:
-        return Look(fault=str(error) or type(error).__name__)
-    return Look(status=status, step=step)
+        is_damaged = isinstance(error, RunError)
+        return Look(fault=str(error) or type(error).__name__, is_there=is_damaged)
+    return Look(status=status, step=step, is_there=status is not None)
 
 
 def _saved_steps(store: Store) -> list[int]:
@@ -69,6 +72,7 @@ class Looker:
     Args:
         look: takes a look; may take long.
         every: seconds between two.
+        pool: of the thread; one of its own by default.
         clock: a monotonic one.
     """
 
@@ -76,34 +80,43 @@ class Looker:
         self,
         look: Callable[[], Look],
         every: float,
+        pool: DaemonPool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look, self._every, self._clock = look, every, clock
-        self._pool = DaemonPool(1, "look at the run")
+        self._pool = pool or DaemonPool(1, "look at the run")
         self._coming: Future[Look] | None = None
         self._latest, self._asked_at = Look(fault="not seen yet"), float("-inf")
         self._seen_at = clock()
+
+    def take(self) -> Look | None:
+        """A look that was not taken yet; one with a fault when no answer comes; else None."""
+        now = self._clock()
+        if self._coming is not None and self._coming.done():
+            self._latest, self._coming = self._coming.result(), None
+            self._seen_at = now
+            return self._latest
+        if self._coming is None and now - self._asked_at >= self._every:
+            self._asked_at = now
+            self._coming = self._pool.submit(self._look)
+        if now - self._seen_at > self._every + _STALE_SECONDS:
+            # The one under way is still waited for.
+            self._latest, self._seen_at = Look(fault="no answer"), now
+            return self._latest
+        return None
+
+    def latest(self) -> Look:
+        """The last look."""
+        self.take()
+        return self._latest
 
     def anew(self, seconds: float) -> Look:
         """What is to be seen now; what was seen last if no answer comes within so many seconds."""
         for _ in range(2):  # the look under way may have begun earlier
             self._asked_at = float("-inf")
-            self.latest()
+            self.take()
+            if self._coming is None:
+                self.take()
             if self._coming is not None:
                 wait([self._coming], seconds / 2)
-        self._asked_at = self._clock()
         return self.latest()
-
-    def latest(self) -> Look:
-        """The last look; one with a fault when the store has not answered for a while."""
-        now = self._clock()
-        if self._coming is not None and self._coming.done():
-            self._latest, self._coming = self._coming.result(), None
-            self._seen_at = now
-        if self._coming is None and now - self._asked_at >= self._every:
-            self._asked_at = now
-            self._coming = self._pool.submit(self._look)
-        # One that is under way for long, or has not been asked for.
-        if now - self._seen_at > self._every + _STALE_SECONDS:
-            return Look(fault="no answer")
-        return self._latest

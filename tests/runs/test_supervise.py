@@ -7,24 +7,10 @@ import pytest
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.runs.alert import Alert, Level
 from serengeti_etl.runs.look import Look
-from serengeti_etl.runs.status import Status
 from serengeti_etl.runs.supervise import Ending, Outcome, SuperviseSettings, Supervisor, World
+from tests.runs import status_factory
 
-STATUS = Status(
-    kind="train",
-    name="lions",
-    run_id="r1",
-    said="running",
-    stage="head",
-    step=0,
-    num_steps=1000,
-    unit="steps",
-    started_at=0.0,
-    progress_at=0.0,
-    heartbeat_at=0.0,
-    heartbeat_seconds=10.0,
-    stall_after_seconds=120.0,
-)
+STATUS = replace(status_factory.STATUS, step=0, started_at=0, progress_at=0, heartbeat_at=0)
 
 
 @dataclass

@@ -33,7 +33,7 @@ BEATS = """
 import json, sys, time
 from pathlib import Path
 from dataclasses import replace
-from tests.runs.test_supervise import STATUS
+from tests.runs.status_factory import STATUS
 run, hangs = Path(sys.argv[1]), sys.argv[2] == "hangs"
 is_first = not run.exists()
 run.mkdir(exist_ok=True)

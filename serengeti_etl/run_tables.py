@@ -11,7 +11,13 @@ _COLUMNS = ("run", "state", "stage", "done", "left", "score", "loss", "last seen
 
 def runs_text(runs: Sequence[SeenRun]) -> str:
     """A table of the runs that a watcher sees; "" without any."""
-    return table_text("runs", _COLUMNS, [_row(run) for run in runs])
+    rows = [tuple(_printable(cell) for cell in _row(run)) for run in runs]
+    return table_text("runs", _COLUMNS, rows)
+
+
+def _printable(text: str) -> str:
+    # A run's name may hold what a terminal would obey.
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def _row(run: SeenRun) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def card_of(run: SeenRun) -> Card:
             figures.append(("left", duration(status.eta_seconds)))
         figures += [(name, figure_text(run, name)) for name in ("score", "loss")]
         if sight.state is not None:
-            figures.append(("seen", f"{duration(sight.silent_seconds)} ago"))
+            figures.append(("last seen", duration(sight.silent_seconds)))
         if status.cost is not None:
             figures.append(("cost", f"{status.cost:,.2f}"))
     total = status.num_steps if status else None

@@ -1,7 +1,6 @@
 """Options that say where alerts go, and the command that tries them."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -45,15 +44,31 @@ def alert_options(command: CommandT) -> CommandT:
     return command
 
 
-def open_alerts(urls: Sequence[str], level: str, quiet_minutes: float) -> "Alerts":
-    """What sends to ``urls``, to be entered; what fails is said on stderr, without secrets."""
+def open_alerts(
+    urls: Sequence[str],
+    level: str,
+    quiet_minutes: float,
+    note: Callable[[str], object] = lambda _: None,
+) -> "Alerts":
+    """What sends to ``urls``, to be entered.
+
+    Args:
+        urls: of ``--alert``.
+        level: the least.
+        quiet_minutes: between two of a kind.
+        note: gets a line, without secrets, of each that failed; stderr gets it too.
+    """
     from serengeti_etl.runs.alert import Level
     from serengeti_etl.runs.alerts import Alerts, AlertSettings
     from serengeti_etl.runs.channels import open_channels
 
     settings = AlertSettings(least_level=Level(level), quiet_seconds=60 * quiet_minutes)
-    say = partial(click.echo, err=True)
-    return Alerts(open_channels(urls), settings, lambda text: say(f"serengeti-etl: {text}"))
+
+    def say(text: str) -> None:
+        click.echo(f"serengeti-etl: {text}", err=True)
+        note(text)
+
+    return Alerts(open_channels(urls), settings, say)
 
 
 @click.command()

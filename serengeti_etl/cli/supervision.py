@@ -1,5 +1,6 @@
 """The command that keeps a run going, and what ``train --supervise`` makes of it."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from serengeti_etl.cli.alerting import alert_options, open_alerts
-from serengeti_etl.cli.codes import INCOMPLETE, REFUSED, same_command
+from serengeti_etl.cli.codes import INCOMPLETE, REFUSED, own_program, same_command
 from serengeti_etl.cli.options import debug_option
 from serengeti_etl.cli.stopping import stop_on_signals
+from serengeti_etl.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from serengeti_etl.runs.alert import Alert
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _LOOK_SECONDS = 5.0
+_SUPERVISED = "--supervised"
 _HOURS = click.FloatRange(min=0, min_open=True)
 
 _SHORT_SECONDS = 28.0
@@ -83,6 +86,63 @@ def supervise(  # noqa: PLR0913 - one parameter per option
         outcome = run_supervised(run, command, settings, opened.send)
     # The alerts have gone out: the hook may shut the machine down.
     return _end(outcome, on_finish, on_give_up)
+
+
+def self_supervise_options(command: CommandT) -> CommandT:
+    """``command`` with ``--supervise``, and what a supervisor may be told."""
+    options = (
+        click.option(
+            "--supervise",
+            is_flag=True,
+            help="Begin it again when it dies or hangs, from its last checkpoint.",
+        ),
+        # What a supervisor says to the process that it starts, in place of --supervise.
+        click.option(_SUPERVISED, is_flag=True, hidden=True),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return supervise_options(command)
+
+
+def take_supervision(run: str, options: dict[str, Any], hourly_rate: float | None) -> bool:
+    """Whether a supervisor has started this process; ``--supervise`` makes it one, and ends here.
+
+    Args:
+        run: of this command.
+        options: of this command, which are then without these.
+        hourly_rate: of this command.
+
+    Raises:
+        ConfigError: there is no supervisor for what was told one, or this is a rank of torchrun.
+    """
+    from serengeti_etl.train.ranks import is_launched
+
+    wants, has = options.pop("supervise"), options.pop("supervised")
+    names = ("on_finish", "on_give_up", "max_restarts", "max_hours", "max_cost")
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    if not wants:
+        for name in given:
+            require(has, _option(name), given[name], "with --supervise")
+        return bool(has)
+    if is_launched():
+        raise ConfigError(
+            "torchrun starts this training, so that --supervise would begin one rank again without "
+            f"the others: supervise torchrun itself, by `serengeti-etl supervise --run {run} -- "
+            "torchrun …`"
+        )
+    given |= {} if hourly_rate is None else {"hourly_rate": hourly_rate}
+    given |= {name: options[name] for name in ("alert_level", "alert_quiet")}
+    own = [word for name, value in given.items() for word in (_option(name), str(value))]
+    own += [word for url in options["alerts"] for word in ("--alert", url)]
+    child = [_SUPERVISED if word == "--supervise" else word for word in sys.argv[1:]]
+    program = own_program()
+    command = [*program, "supervise", "--run", run, *own, "--", *program, *child]
+    # Not as a part of this process: torch is loaded here, and a supervisor stays small.
+    os.execvp(command[0], command)  # noqa: S606 - our own command line
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def run_supervised(

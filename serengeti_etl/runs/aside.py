@@ -52,11 +52,14 @@ class Aside:
         """True if ``call`` will be made; False when too many wait, or it is closed. Never waits."""
         if self._is_closed or self._waiting.qsize() >= self._limit:
             return False
-        self._waiting.put(call)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+        self._take(call)
         return True
+
+    def put_last(self, call: Callable[[], object]) -> None:
+        """Make ``call`` after all that waits, however much that is, and no other after it."""
+        if not self._is_closed:
+            self._take(call)
+            self.close()
 
     def close(self) -> None:
         """Take no more; the thread ends when it has made what waits."""
@@ -69,6 +72,12 @@ class Aside:
             return True
         self._thread.join(max(0.0, seconds))
         return not self._thread.is_alive()
+
+    def _take(self, call: Callable[[], object]) -> None:
+        self._waiting.put(call)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
         for call in iter(self._waiting.get, None):

@@ -103,9 +103,13 @@ def make_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Content of every file below ``folder`` by its relative name."""
+    """Content of every file below ``folder`` by its relative name, but what runs say of themselves.
+
+    That is the folder ``run`` of a conversion: see ``dataset.sums``.
+    """
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
+    names = {str(path.relative_to(folder)): path for path in sorted(paths)}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith("run/")}
 
 
 @pytest.fixture

@@ -55,13 +55,42 @@ def training_board(
 
     settings = BoardSettings(
         kind="train",
-        name=name or run.rstrip("/").rpartition("/")[2],
+        name=name or _last_part(run),
         stall_after_seconds=stall_after,
         hourly_rate=hourly_rate,
         versions=code_versions() | {"torch": version("torch")},
     )
     with Board(Store(url=run), settings) as board, logged_on(board):
         yield board
+
+
+@contextlib.contextmanager
+def conversion_board(
+    output: str,
+    name: str | None = None,
+    stall_after: float = STALL_SECONDS,
+    hourly_rate: float | None = None,
+) -> Iterator["Board"]:
+    """The board of the conversion to ``output``; it ends with what the block ends with."""
+    from serengeti_etl.convert.telling import FOLDER
+    from serengeti_etl.convert.versions import conversion_versions
+    from serengeti_etl.runs.board import Board, BoardSettings
+    from serengeti_etl.storage import Store, join_url
+
+    settings = BoardSettings(
+        kind="convert",
+        name=name or _last_part(output),
+        unit="images",
+        stall_after_seconds=stall_after,
+        hourly_rate=hourly_rate,
+        versions=conversion_versions(),
+    )
+    with Board(Store(url=join_url(output, FOLDER)), settings) as board, logged_on(board):
+        yield board
+
+
+def _last_part(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2] or url
 
 
 @contextlib.contextmanager

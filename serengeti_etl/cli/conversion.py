@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from serengeti_etl.cli.boards import board_options, conversion_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, WITH_REJECTS
 from serengeti_etl.cli.options import (
     cluster_option,
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from serengeti_etl.config import ClusterSpec, SeasonPipeline
     from serengeti_etl.convert.repair import Repair
     from serengeti_etl.convert.season import Conversion
+    from serengeti_etl.convert.telling import BoardTeller
     from serengeti_etl.dataset.verify import Verification
+    from serengeti_etl.runs.board import Board
 
 
 @click.command()
@@ -73,25 +76,31 @@ def plan(
     metavar="FILE",
     help="Write Dask's account of the run to a page of HTML.",
 )
+@board_options
 @debug_option
-def convert(  # noqa: PLR0913, PLR0917 - one parameter per option
+def convert(  # noqa: PLR0913 - one parameter per option
     pipeline: Path,
+    *,
     source: str | None,
     limit: int | None,
     output: str,
     cluster: str,
-    retry_rejects: bool,  # noqa: FBT001 - as click hands it over
+    retry_rejects: bool,
     performance_report: Path | None,
-    debug: bool,  # noqa: ARG001, FBT001 - debug is read by main
+    name: str | None,
+    stall_after: float,
+    hourly_rate: float | None,
+    debug: bool,  # noqa: ARG001 - debug is read by main
 ) -> int:
     """Turn the photographs of PIPELINE into a dataset of tar shards, or add what is new to it."""
     from serengeti_etl.tables import conversion_text, conversions_text, retry_text
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
     where = load_cluster(cluster)
-    conversions = run_conversion(
-        settings, output, where, performance_report, retry_rejects=retry_rejects
-    )
+    with conversion_board(output, name or settings.name, stall_after, hourly_rate) as board:
+        conversions = run_conversion(
+            settings, output, where, board, report=performance_report, retry_rejects=retry_rejects
+        )
     if settings.sizes:
         click.echo(conversions_text(conversions), nl=False)
     else:
@@ -149,27 +158,37 @@ def repair(  # noqa: PLR0913 - one parameter per option
     return INCOMPLETE if mended.problems else COMPLETE
 
 
-def run_conversion(
+def run_conversion(  # noqa: PLR0913 - what the demo does not need has defaults
     pipeline: "SeasonPipeline",
     output: str,
     where: "str | ClusterSpec",
-    report: Path | None = None,
+    board: "Board",
     *,
+    report: Path | None = None,
     retry_rejects: bool = False,
 ) -> "dict[str, Conversion]":
-    """Convert with a progress line; the ``Conversion`` of each dataset by its url."""
+    """Convert with a progress line and a board; the ``Conversion`` of each dataset by its url."""
     from serengeti_etl.cluster import open_runner, performance_report
+    from serengeti_etl.convert.telling import BoardTeller
     from serengeti_etl.convert.versions import conversion_versions
 
     with open_runner(where, conversion_versions) as runner:
         if runner.dashboard is not None:
             click.echo(f"dashboard: {runner.dashboard}", err=True)
         with performance_report(runner, report):
-            return _convert_with_line(pipeline, runner, output, retry_rejects=retry_rejects)
+            teller = BoardTeller(board)
+            made = _convert_with_line(pipeline, runner, output, teller, retry_rejects=retry_rejects)
+            teller.made(made.values())
+            return made
 
 
 def _convert_with_line(
-    pipeline: "SeasonPipeline", runner: "Runner", output: str, *, retry_rejects: bool
+    pipeline: "SeasonPipeline",
+    runner: "Runner",
+    output: str,
+    teller: "BoardTeller",
+    *,
+    retry_rejects: bool,
 ) -> "dict[str, Conversion]":
     from serengeti_etl.convert.season import convert_season, convert_sizes
     from serengeti_etl.convert.tally import Progress
@@ -179,6 +198,7 @@ def _convert_with_line(
         totals = {"bytes": 0, "rejects": 0}
 
         def show(progress: Progress) -> None:
+            teller.tell(progress)
             line.total = progress.num_planned
             line.initial += 0 if progress.is_new else progress.num_images
             totals["bytes"] += progress.num_source_bytes
@@ -188,10 +208,10 @@ def _convert_with_line(
             line.set_postfix_str(f"{rate:.1f} MB/s, {totals['rejects']} rejected", refresh=False)
             line.update(progress.num_images)
 
+        more: dict[str, Any] = {"retry_rejects": retry_rejects, "on_held": teller.held}
         if not pipeline.sizes:
-            made = convert_season(pipeline, runner, output, show, retry_rejects=retry_rejects)
-            return {output: made}
-        by_size = convert_sizes(pipeline, runner, output, show, retry_rejects=retry_rejects)
+            return {output: convert_season(pipeline, runner, output, show, **more)}
+        by_size = convert_sizes(pipeline, runner, output, show, **more)
         return {join_url(output, size): conversion for size, conversion in by_size.items()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from serengeti_etl.cli.boards import training_board
+from serengeti_etl.cli.boards import conversion_board, training_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE
 from serengeti_etl.cli.conversion import run_conversion, run_verification, say_verification
 from serengeti_etl.cli.options import cluster_option, debug_option, load_cluster, need_training
@@ -32,7 +32,9 @@ def demo(output: str, cluster: str, debug: bool) -> int:  # noqa: ARG001, FBT001
     clock = _Clock()
     drawn = draw_once(Path(season), SampleSettings())
     clock.lap("1/5 draw", f"{season} {'drawn' if drawn else 'was there'}")
-    conversions = run_conversion(demo_pipeline(season), dataset, load_cluster(cluster))
+    with conversion_board(dataset, name="demo") as board:
+        where = load_cluster(cluster)
+        conversions = run_conversion(demo_pipeline(season), dataset, where, board)
     clock.lap("2/5 convert", dataset)
     found = run_verification(dataset, "serial")
     clock.lap("3/5 verify", f"{len(found.problems)} problems")

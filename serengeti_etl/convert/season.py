@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,13 +67,14 @@ class Conversion:
     num_recovered: int = 0
 
 
-def convert_season(
+def convert_season(  # noqa: PLR0913 - the public signature
     pipeline: SeasonPipeline,
     runner: Runner,
     output: str,
     on_progress: OnProgress | None = None,
     *,
     retry_rejects: bool = False,
+    on_held: Callable[[], object] = lambda: None,
 ) -> Conversion:
     """The finished dataset of ``pipeline`` at ``output``.
 
@@ -88,6 +89,7 @@ def convert_season(
         on_progress: called with each finished shard.
         retry_rejects: try what was rejected again, in shards of its own; where work is unfinished,
             that is finished instead.
+        on_held: called once nobody else writes to ``output``.
 
     Raises:
         ConfigError: ``output`` holds another plan, or a setting is impossible.
@@ -103,17 +105,19 @@ def convert_season(
             "one of them to its of_size"
         )
     with _held(output) as (store, lease):
+        on_held()
         datasets = plan_datasets(pipeline, store, retry_rejects=retry_rejects)
         return _convert(datasets, runner, lease, on_progress)[""]
 
 
-def convert_sizes(
+def convert_sizes(  # noqa: PLR0913 - the public signature
     pipeline: SeasonPipeline,
     runner: Runner,
     output: str,
     on_progress: OnProgress | None = None,
     *,
     retry_rejects: bool = False,
+    on_held: Callable[[], object] = lambda: None,
 ) -> Mapping[str, Conversion]:
     """The finished datasets of ``pipeline.sizes`` by size, each in its folder below ``output``.
 
@@ -127,6 +131,7 @@ def convert_sizes(
         output: folder or bucket prefix for the folders of the datasets.
         on_progress: called with each shard that is finished at every size.
         retry_rejects: as of ``convert_season``, what was rejected at every size.
+        on_held: likewise.
 
     Raises:
         ConfigError: ``pipeline`` has no ``sizes``, or as ``convert_season``, which raises the
@@ -135,6 +140,7 @@ def convert_sizes(
     if not pipeline.sizes:
         raise ConfigError("the pipeline has no sizes: set them, or call convert_season")
     with _held(output) as (store, lease):
+        on_held()
         datasets = plan_datasets(pipeline, store, retry_rejects=retry_rejects)
         return _convert(datasets, runner, lease, on_progress)
 

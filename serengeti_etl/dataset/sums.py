@@ -2,6 +2,8 @@
 
 Made as ``sha256sum`` makes it, so that ``sha256sum --check SHA256SUMS`` proves a downloaded dataset
 without this package. The tars' checksums stand in dataset.json too; those of all else only here.
+What a conversion says of itself, in the folder ``run``, is no part of the dataset: it is another
+at every run, while a dataset's bytes follow from its plan.
 """
 
 import hashlib

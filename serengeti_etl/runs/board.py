@@ -21,7 +21,7 @@ from serengeti_etl.storage import Store
 
 __all__ = ["Board", "BoardSettings", "Level", "Said", "Sample"]
 
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
 """Longest wait for the store at the end of a run."""
 
 
@@ -91,6 +91,15 @@ class Board:
             notes.num_steps = num_steps or notes.num_steps
         self._hang.touch()
 
+    def start_from(self, step: int, *, num_steps: int | None = None) -> None:
+        """So many units were done before: they count for what is left, but not for the pace."""
+        now, notes = time.time(), self.notes
+        with notes.lock:
+            notes.step, notes.progress_at, notes.is_changed = step, now, True
+            notes.num_steps = num_steps or notes.num_steps
+            notes.pace, notes.paused_at, notes.paused_seconds = Pace(step, now), None, 0.0
+        self._hang.touch()
+
     def pause(self, stage: str = "") -> None:
         """It comes on with something that is no unit, such as a validation; to be called often."""
         now = time.time()
@@ -150,7 +159,9 @@ class Board:
     ) -> None:
         if error is None:
             self.close("done")
-        elif isinstance(error, Incomplete | KeyboardInterrupt | SystemExit | GeneratorExit):
-            self.close("stopped", str(error) or "interrupted")
+        elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            self.close("stopped", "interrupted")
+        elif isinstance(error, Incomplete) and self.settings.kind == "train":
+            self.close("stopped", str(error))  # as it was asked to
         else:
             self.close("failed", f"{type(error).__name__}: {error}")

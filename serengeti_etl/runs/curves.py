@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serengeti_etl.runs.records import plain_numbers
+
 _MOST_POINTS = 480
 _WIDTH, _HEIGHT = 360.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 8.0, 10.0, 22.0
@@ -116,9 +118,8 @@ class Curves:
         """Add those that are new of all ``records``."""
         num_records = len(records)
         for record in records[self._num_taken : num_records]:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name not in ("step", "time", "epoch"):
-                    self._curves.setdefault(name, Curve()).add(record.get("step", 0), value)
+            for name, value in plain_numbers(record).items():
+                self._curves.setdefault(name, Curve()).add(record.get("step", 0), value)
         self._num_taken = num_records
 
     def charts(self, kind: str) -> tuple[Chart, ...]:

@@ -23,6 +23,7 @@ _MOST_EVENTS = 5000
 """Of one process: who warns of each photograph of a million must not fill the bucket."""
 
 _NUM_LOG_LINES = 40
+_MOST_EVENT_TEXT, _MOST_LINE_TEXT = 1000, 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ class Notes:
 
     def add_event(self, kind: str, text: str, level: Level) -> None:
         """Something happened; the same is told once in a while only."""
-        now = time.time()
+        now, text = time.time(), _cut(text, _MOST_EVENT_TEXT)
         with self.lock:
             is_repeated = now - self.told.get((kind, text), float("-inf")) < _QUIET_SECONDS
             is_flood = len(self.told) >= _MOST_EVENTS and level != "critical"
@@ -147,5 +148,9 @@ class Notes:
     def add_line(self, line: str) -> None:
         """A line for the log."""
         with self.lock:
-            self.log.append((time.time(), line))
+            self.log.append((time.time(), _cut(line, _MOST_LINE_TEXT)))
             self.is_changed = True
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -51,8 +51,20 @@ class Page:
         self._drawn = ""
 
     def draw(self, status: Status, facts: Facts) -> None:
-        """Draw it anew."""
-        self._drawn = _template().render(
+        """Draw it anew.
+
+        Raises:
+            ValueError: something in it cannot be drawn; the page stays as it was.
+        """
+        import jinja2
+
+        try:
+            self._drawn = self._render(status, facts)
+        except jinja2.TemplateError as error:
+            raise ValueError(str(error)) from error
+
+    def _render(self, status: Status, facts: Facts) -> str:
+        return _template().render(
             status=status,
             state=status.state(status.heartbeat_at),
             share=_share(status),
@@ -102,7 +114,11 @@ def _template() -> "jinja2.Template":
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "duration": duration,
@@ -124,7 +140,7 @@ def _placed_marks(
     status: Status, marks: Sequence[tuple[int, str]]
 ) -> list[tuple[float, str, bool]]:
     """Where on the bar each stage begins, 0-1, with its name, and whether it is the present one."""
-    if not status.num_steps:
+    if not status.num_steps or not marks:
         return []
     ends = [*(step for step, _ in marks[1:]), status.num_steps + 1]
     return [

@@ -20,7 +20,7 @@ class Records:
     """Records of a run, kept in memory and put on storage whole, one line each.
 
     One thread adds records, another may publish them: what is on storage never gets shorter by
-    that.
+    that. Figures that are not finite are null there.
 
     Args:
         store: folder or bucket prefix of the run.
@@ -76,10 +76,16 @@ class Records:
         """Bring the content up to date, each record once; how many records it has."""
         num_records = len(self.records)
         for record in self.records[self._num_encoded : num_records]:
-            line = json.dumps(record, allow_nan=False)
+            # NaN is no JSON; a figure that went wrong must not keep the others from being told.
+            plain = {name: None if _is_wild(value) else value for name, value in record.items()}
+            line = json.dumps(plain, allow_nan=False)
             self._content += f"{line}\n".encode()
         self._num_encoded = num_records
         return num_records
+
+
+def _is_wild(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def plain_numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -87,5 +93,5 @@ def plain_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
         for name, value in values.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        if isinstance(value, int | float) and not _is_wild(value)
     }

@@ -24,7 +24,8 @@ _LEAST_SECONDS = 1.0
 
 _NUM_LAST_TRIES = 4
 
-_PAGE_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Of this package's own: a run's last words must not be lost to one wrong figure."""
 
 
 class Scribe:
@@ -63,18 +64,18 @@ class Scribe:
 
     def work(self) -> None:
         """Write at each heartbeat, and a last time once the board closes."""
-        notes = self._notes
+        notes, least = self._notes, min(_LEAST_SECONDS, self._beat_seconds)
         while not notes.closing.is_set():
             started = time.monotonic()
             self._beat(is_last=False)
             seconds = self._beat_seconds - (time.monotonic() - started)
-            notes.wake.wait(max(_LEAST_SECONDS, seconds))
+            notes.wake.wait(max(least, seconds))
             notes.wake.clear()
-            notes.closing.wait(max(0.0, _LEAST_SECONDS - (time.monotonic() - started)))
+            notes.closing.wait(max(0.0, least - (time.monotonic() - started)))
         for _ in range(_NUM_LAST_TRIES):
             if self._beat(is_last=True):
                 return
-            time.sleep(_LEAST_SECONDS)
+            time.sleep(least)
 
     def _beat(self, *, is_last: bool) -> bool:
         """True if all that is new is on storage now."""
@@ -82,11 +83,11 @@ class Scribe:
         try:
             self._take_up()
             self._write(is_last=is_last)
-        except (OSError, SerengetiError) as error:
+        except (OSError, SerengetiError, *_FAULTS) as error:
             self._num_failures += 1
             if self._away_since is None:
                 self._away_since = time.time()
-            self._notes.add_line(f"status could not be written: {error}")
+            self._notes.add_line(f"status could not be written: {error!r}")
             return False
         self._tell_that_it_was_away()
         return True
@@ -95,21 +96,23 @@ class Scribe:
         """What an earlier process of this run left, once."""
         if self._is_taken_up:
             return
-        notes, before = self._notes, self._read_status()
-        if before is None or notes.run_id not in ("", before.run_id):
-            self._run_id = notes.run_id or secrets.token_hex(8)
-        else:
-            self._run_id, self._seconds_before = before.run_id, before.seconds
+        run_id, seconds = self._read_status()
+        wanted = self._notes.run_id
+        self._run_id = wanted or run_id or secrets.token_hex(8)
+        if run_id in ("", self._run_id):  # "" where the status is lost: the rest may be there
+            self._seconds_before = seconds
             self._restore(self._events)
             if self._owns_metrics:
                 self._restore(self._metrics)
         self._is_taken_up = True
 
-    def _read_status(self) -> Status | None:
+    def _read_status(self) -> tuple[str, float]:
+        """Id of the run that is there, and how long it has taken; "" and 0 where none is."""
         try:
-            return Status.from_json(self._store.read_json(STATUS_FILE), STATUS_FILE)
-        except (FileNotFoundError, ValueError, RunError):
-            return None
+            before = Status.from_json(self._store.read_json(STATUS_FILE), STATUS_FILE)
+            return str(before.run_id), float(before.seconds)
+        except (FileNotFoundError, ValueError, TypeError, RunError):
+            return "", 0.0
 
     def _restore(self, records: Records) -> None:
         try:
@@ -150,13 +153,13 @@ class Scribe:
         facts = Facts(
             marks=marks,
             charts=self._curves.charts(status.kind),
-            events=tuple(self._events.records[-12:]),
+            events=tuple(self._events.records[-10:]),
             log=log,
             samples=samples,
         )
         try:
             self._page.draw(status, facts)
-        except _PAGE_ERRORS as error:
+        except _FAULTS as error:
             # A page that cannot be drawn must not keep the rest from being written.
             self._notes.add_event("page", f"the page could not be drawn: {error!r}", "warning")
 

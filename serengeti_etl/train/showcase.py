@@ -12,7 +12,10 @@ from serengeti_etl.train.predictions import Predictions
 _NUM_SAMPLES = 8
 _NUM_PREDICTED = 3
 _MOST_PX = 200
-_QUALITY = 70
+_QUALITIES = (75, 55, 35, 15, 5)
+
+MOST_BYTES = 9000
+"""Of one photograph: eight of them travel with every page that is written."""
 
 
 class Showcase:
@@ -73,4 +76,8 @@ def _small_jpeg(image_CHW: torch.Tensor) -> bytes:
     pixels_1CHW = image_CHW[None].float()
     small_CHW = torch.nn.functional.avg_pool2d(pixels_1CHW, every)[0]
     pixels_HWC = small_CHW.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return bytes(simplejpeg.encode_jpeg(pixels_HWC, quality=_QUALITY, colorspace="RGB"))
+    for quality in _QUALITIES:
+        jpeg = bytes(simplejpeg.encode_jpeg(pixels_HWC, quality=quality, colorspace="RGB"))
+        if len(jpeg) <= MOST_BYTES:
+            break
+    return jpeg

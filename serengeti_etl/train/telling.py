@@ -65,6 +65,7 @@ class BoardTeller:
             self._best = score
             figures["best_score"] = score
         self._board.show(figures, event.values["samples"])
+        self._board.pause(event.stage)  # the validation is over
         said = f"epoch {event.epoch + 1} of {event.num_epochs}: score {score:.4f}"
         said += f", class means {means:.4f}"
         self._board.event("best" if is_best else "validated", said + ", the best" * is_best)

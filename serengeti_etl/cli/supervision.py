@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -121,8 +121,8 @@ def take_supervision(run: str, options: dict[str, Any], hourly_rate: float | Non
     names = ("on_finish", "on_give_up", "max_restarts", "max_hours", "max_cost")
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     if not wants:
-        for name in given:
-            require(has, _option(name), given[name], "with --supervise")
+        for name, value in given.items():
+            require(has, _option(name), value, "with --supervise")
         return bool(has)
     if is_launched():
         raise ConfigError(
@@ -136,7 +136,10 @@ def take_supervision(run: str, options: dict[str, Any], hourly_rate: float | Non
     own += [word for url in options["alerts"] for word in ("--alert", url)]
     child = [_SUPERVISED if word == "--supervise" else word for word in sys.argv[1:]]
     program = own_program()
-    command = [*program, "supervise", "--run", run, *own, "--", *program, *child]
+    return _become([*program, "supervise", "--run", run, *own, "--", *program, *child])
+
+
+def _become(command: list[str]) -> NoReturn:
     # Not as a part of this process: torch is loaded here, and a supervisor stays small.
     os.execvp(command[0], command)  # noqa: S606 - our own command line
 

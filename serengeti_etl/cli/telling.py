@@ -71,8 +71,7 @@ class Telling:
         chosen = [choose_tracker(spec, run) for spec in self.trackers]
         name = board.settings.name
         with ExitStack() as stack:
-            note = partial(board.event, "alert", level="warning")
-            alerts = stack.enter_context(open_alerts(*self.alerts, note))
+            alerts = stack.enter_context(open_alerts(*self.alerts, alert_noted(board)))
             if not self.is_supervised:
                 stack.enter_context(EndTold(alerts, run, name))
             listeners = [_AlertTeller(alerts, run, name).tell]
@@ -80,6 +79,11 @@ class Telling:
                 teller = stack.enter_context(_TrackerTeller(kind, tracker, board))
                 listeners.append(teller.tell)
             yield lambda event: [listener(event) for listener in listeners]
+
+
+def alert_noted(board: "Board") -> Callable[[str], object]:
+    """What makes an event of an alert that was not sent."""
+    return partial(board.event, "alert", level="warning")
 
 
 class EndTold:

@@ -1,6 +1,5 @@
 """Which trackers ``--tracker`` names."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,13 +32,11 @@ def choose_tracker(spec: str, run: str) -> tuple[str, Tracker]:
             f"--tracker {kind} is not installed: install the extra with "
             f"`pip install 'serengeti-etl[{kind}]'`"
         )
-    makers: dict[str, Callable[[], Tracker]] = {
-        "tensorboard": lambda: TensorBoardTracker(_folder(value, run)),
-        "trackio": lambda: WandbTracker("trackio", value or PROJECT),
-        "wandb": lambda: WandbTracker("wandb", value or PROJECT),
-        "mlflow": lambda: MlflowTracker(value or None),
-    }
-    return kind, makers[kind]()
+    if kind == "tensorboard":
+        return kind, TensorBoardTracker(_folder(value, run))
+    if kind == "mlflow":
+        return kind, MlflowTracker(value or None)
+    return kind, WandbTracker("wandb" if kind == "wandb" else "trackio", value or PROJECT)
 
 
 def _folder(value: str, run: str) -> Path:

@@ -4,6 +4,7 @@ Exit codes: 0 complete; 2 complete, with rejects within the budget; 3 incomplete
 4 refused, something must be changed first.
 """
 
+import faulthandler
 import sys
 
 import click
@@ -50,6 +51,8 @@ for _command in (
 def main() -> None:
     """Run the command line and exit with one of its codes."""
     arguments = sys.argv[1:]
+    # A process that a supervisor ends because it hangs says where; so does one that crashes.
+    faulthandler.enable()
     try:
         code = commands.main(arguments, prog_name="serengeti-etl", standalone_mode=False)
     except click.ClickException as error:

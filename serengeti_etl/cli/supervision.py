@@ -156,14 +156,14 @@ def run_supervised(
 ) -> "Outcome":
     """What became of ``command``, whose run is at ``run``; signals are passed on to it."""
     from serengeti_etl.runs.child import Child
-    from serengeti_etl.runs.look import Looker, look_at
+    from serengeti_etl.runs.look import Looker, look_anew, look_at
     from serengeti_etl.runs.supervise import Supervisor, World
     from serengeti_etl.storage import Store
 
     asked = threading.Event()
     stop_on_signals(asked.set, seconds=_SHORT_SECONDS)
-    look = partial(look_at, Store(url=run), with_checkpoints=True)
-    looker = Looker(look, _LOOK_SECONDS)
+    store = Store(url=run)
+    looker = Looker(partial(look_at, store), _LOOK_SECONDS)
     outputs = (sys.stdout.buffer, sys.stderr.buffer)
     say = partial(click.echo, err=True)
 
@@ -174,7 +174,7 @@ def run_supervised(
     world = World(
         start=lambda: Child(command, outputs),
         look=looker.latest,
-        look_anew=partial(looker.anew, _LOOK_SECONDS),
+        look_anew=partial(look_anew, store, _LOOK_SECONDS),
         wait=asked.wait,
         tell=say_and_tell,
     )

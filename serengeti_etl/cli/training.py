@@ -75,7 +75,8 @@ def train(  # noqa: PLR0913 - one parameter per option
         is_alone, is_first = ranks.world_size == 1, ranks.is_first
         asked = threading.Event()
         # torchrun hands each signal on to processes that may have had it already.
-        stop_on_signals(asked.set, seconds=stopping.SAVE_SECONDS, again=is_alone)
+        again_ends = is_alone and not is_supervised  # which does the same
+        stop_on_signals(asked.set, seconds=stopping.SAVE_SECONDS, again=again_ends)
         try:
             with ExitStack() as stack:
                 board = stack.enter_context(training_board(run, name, stall_after, hourly_rate))

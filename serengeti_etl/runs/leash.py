@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from serengeti_etl.runs.processes import below, send
@@ -36,7 +36,7 @@ def main(command: Sequence[str]) -> int:
         os.write(2, f"serengeti-etl: cannot start {command[0]}: {error.strerror}\n".encode())
         return NOT_STARTED
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda got, _: child.send_signal(got))
+        signal.signal(number, _passing_on(child))
     threading.Thread(target=_stop_without_holder, args=(child,), daemon=True).start()
     pipes = ((child.stdout, 1), (child.stderr, 2))
     pumps = [threading.Thread(target=_pump, args=pipe, daemon=True) for pipe in pipes]
@@ -47,6 +47,18 @@ def main(command: Sequence[str]) -> int:
         # What the command has left behind may hold its output open.
         pump.join(_OUTPUT_SECONDS)
     return code if code >= 0 else SIGNALLED - code
+
+
+def _passing_on(child: "subprocess.Popen[bytes]") -> Callable[[int, object], None]:
+    """Passes a signal on once: a second one may end a command that is saving."""
+    passed: set[int] = set()
+
+    def pass_on(number: int, _frame: object) -> None:
+        if number not in passed:
+            passed.add(number)
+            child.send_signal(number)
+
+    return pass_on
 
 
 def _pump(source: IO[bytes], target: int) -> None:

@@ -66,6 +66,13 @@ def _saved_steps(store: Store) -> list[int]:
     return [0, *(int(name) for name in names if name.isdecimal())]
 
 
+def look_anew(store: Store, seconds: float) -> Look:
+    """What there is to see now, checkpoints too, if the store answers within so many seconds."""
+    coming = DaemonPool(1, "look at the run").submit(look_at, store, with_checkpoints=True)
+    wait([coming], seconds)
+    return coming.result() if coming.done() else Look(fault="no answer")
+
+
 class Looker:
     """Looks at a run again and again in a thread: a store that hangs does not hold up who asks.
 
@@ -109,14 +116,3 @@ class Looker:
         """The last look."""
         self.take()
         return self._latest
-
-    def anew(self, seconds: float) -> Look:
-        """What is to be seen now; what was seen last if no answer comes within so many seconds."""
-        for _ in range(2):  # the look under way may have begun earlier
-            self._asked_at = float("-inf")
-            self.take()
-            if self._coming is None:
-                self.take()
-            if self._coming is not None:
-                wait([self._coming], seconds / 2)
-        return self.latest()

@@ -23,6 +23,9 @@ from serengeti_etl.runs.pulse import Pulse
 DONE_CODES = (0, 2)
 HOPELESS_CODES = {4: "it was refused", 126: "it cannot be run", 127: "there is no such program"}
 
+HOPELESS_REASONS = ("ConfigError: ", "DatasetError: ", "RunError: ")
+"""How the reason of a failed run begins that would fail the same way again."""
+
 NUM_TAIL_LINES = 30
 """Of the output, in an alert."""
 
@@ -191,7 +194,8 @@ class Supervisor:
         """What became of it; alerts are sent on the way."""
         settings, in_vain = self._settings, 0
         while True:
-            self._note(self._world.look_anew())
+            before = self._world.look_anew()
+            self._note(before)
             furthest = self._furthest
             child = self._world.start()
             try:
@@ -199,9 +203,12 @@ class Supervisor:
             finally:
                 child.end()
             code = child.code() or 0
+            after = self._world.look_anew()
+            self._note(after)
+            if ending is None and _refuses(before, after):
+                ending, reason = Ending.REFUSED, after.status.reason if after.status else ""
             if ending is not None:
                 return self._finish(child, ending, reason, code)
-            self._note(self._world.look_anew())
             in_vain = 1 if self._furthest > furthest else in_vain + 1
             if in_vain > settings.max_restarts:
                 why = f"{reason}, and did not come on in {settings.max_restarts} restarts"
@@ -278,6 +285,21 @@ class Supervisor:
             level=told.level,
         )
         self._world.tell(alert)
+
+
+def _refuses(before: Look, after: Look) -> bool:
+    """Whether this start has said itself that another would end the same.
+
+    torchrun ends with 1 whatever its ranks end with.
+    """
+    said, old = after.status, before.status
+    is_new = said is not None and (old is None or said.started_at != old.started_at)
+    return (
+        said is not None
+        and is_new
+        and said.said == "failed"
+        and said.reason.startswith(HOPELESS_REASONS)
+    )
 
 
 def _judged(code: int) -> tuple[Ending | None, str]:

@@ -5,7 +5,7 @@ by minutes, so its plain age proves nothing unless it is great. The rule:
 
 - What says that it is done, failed or stopped is that.
 - A heartbeat that the watcher has seen change: the run is LOST when it has then been seen not to
-  change for ``lost_after_seconds``, by a clock that nobody sets; its plain age does not matter.
+  change for ``lost_after_seconds``, see ``pulse``; its plain age does not matter.
 - A heartbeat that it has not seen change yet, as when the watch begins: LOST at once when its age
   is beyond ``lost_after_seconds`` and ten minutes more, which no two clocks in use differ by; else
   when it has been seen not to change for ``lost_after_seconds``. Until then it is as the run said

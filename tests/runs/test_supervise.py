@@ -169,6 +169,31 @@ def test_a_death_is_begun_again_after_growing_waits(code: int) -> None:
     assert "restart 3 of 10 without progress in 4 s" in universe.alerts[2].text
 
 
+@pytest.mark.parametrize(
+    ("reason", "num_starts"), [("RunError: the loss is no longer finite", 1), ("OSError: away", 4)]
+)
+def test_a_run_that_says_why_it_cannot_go_on_is_believed(reason: str, num_starts: int) -> None:
+    """A failure that would come again gives up at once, though torchrun ends with 1 for all."""
+    universe = Universe([Life(5, 1)])
+    outcome, failed = None, replace(STATUS, said="failed", reason=reason)
+
+    def fails() -> Look:
+        return Look(status=replace(failed, started_at=universe.now if universe.started else 0.0))
+
+    universe.look = fails  # type: ignore[method-assign]
+    outcome = universe.run(SuperviseSettings(max_restarts=3))
+    assert len(universe.started) == num_starts
+    assert (outcome.ending is Ending.REFUSED) is (num_starts == 1)
+
+
+def test_an_old_failure_is_not_this_starts() -> None:
+    """What an earlier start said is no reason to give this one up."""
+    universe = Universe([Life(5, 1)])
+    old = Look(status=replace(STATUS, said="failed", reason="RunError: x"))
+    universe.look = lambda: old  # type: ignore[method-assign]
+    assert universe.run(SuperviseSettings(max_restarts=2)).ending is Ending.GAVE_UP
+
+
 def test_progress_starts_the_count_again() -> None:
     """A run that comes on a little in each life is begun again for ever, after a second each."""
     dying = [Life(5, 137, num_steps=1)] * 30
@@ -189,6 +214,18 @@ def test_steps_done_again_are_no_progress() -> None:
     universe.look = falls_back  # type: ignore[method-assign]
     outcome = universe.run(SuperviseSettings(max_restarts=3))
     assert (outcome.ending, outcome.num_restarts) == (Ending.GAVE_UP, 3)
+
+
+def test_what_could_not_be_seen_in_between_is_no_progress() -> None:
+    """A store that is away between two starts does not make old steps new."""
+    universe = Universe([Life(5, 137)])
+
+    def away_in_between() -> Look:
+        is_alive = universe.started and universe.now - universe.started[-1] <= 5
+        return Look(step=90) if is_alive else Look(fault="away")
+
+    universe.look = away_in_between  # type: ignore[method-assign]
+    assert universe.run(SuperviseSettings(max_restarts=3)).ending is Ending.GAVE_UP
 
 
 @pytest.mark.parametrize(("is_silent", "after"), [(False, 120 + 60), (True, 40 + 300)])

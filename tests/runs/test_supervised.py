@@ -18,7 +18,7 @@ import torch
 
 from serengeti_etl.runs.alert import Alert
 from serengeti_etl.runs.child import Child
-from serengeti_etl.runs.look import Looker, look_at
+from serengeti_etl.runs.look import Looker, look_anew, look_at
 from serengeti_etl.runs.supervise import Ending, SuperviseSettings, Supervisor, World
 from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import ModelFile
@@ -164,7 +164,7 @@ def test_a_hung_child_writes_its_stack_and_is_begun_again(tmp_path: Path, hangs:
     world = World(
         start=lambda: Child(["env", f"PYTHONPATH={ROOT}", *command], (out, err)),
         look=looker.latest,
-        look_anew=lambda: looker.anew(5),
+        look_anew=partial(look_anew, Store(url=str(run)), 5),
         wait=threading.Event().wait,
         tell=alerts.append,
     )
@@ -191,7 +191,7 @@ def test_hooks_hear_why(tmp_path: Path, server: AlertServer) -> None:
     assert (done.returncode, done.stdout) == (2, "out\n")
     assert done.stderr == "err\nserengeti-etl: run: finished\n"
     assert finish.read_text() == "done\n"
-    assert server.posted[0].json()["tail"] == "out\nerr"
+    assert sorted(server.posted[0].json()["tail"].split()) == ["err", "out"]
     refused = run("sh", "-c", "exit 4")
     assert (refused.returncode, give_up.read_text()) == (
         4,

@@ -26,15 +26,16 @@ def states(vigil: Vigil, looks: list[tuple[Look, float]], skew: float = 0.0) -> 
     every=st.floats(1, 60),
     beat=st.floats(1, 10),
     lag=st.floats(0, 5),
+    jump=st.floats(-CLOCK_SECONDS, CLOCK_SECONDS),
 )
 def test_a_run_that_writes_is_never_lost(
-    skew: float, every: float, beat: float, lag: float
+    skew: float, every: float, beat: float, lag: float, jump: float
 ) -> None:
-    """Whatever the clocks differ by within ten minutes, and how often it is looked at."""
+    """Whatever the clocks differ by within ten minutes, also when the run's is set on the way."""
     vigil = Vigil()
     for number in range(30):
         at = number * every
-        written = NOW + (at - lag) // beat * beat
+        written = NOW + (at - lag) // beat * beat + (jump if number > 9 else 0)
         sight = vigil.see(look(written), NOW + at + skew, at)
         assert sight.state is State.RUNNING
 
@@ -59,6 +60,24 @@ def test_a_run_that_died_is_lost_in_time(
         later = start + number * every
         sights.append(vigil.see(look(NOW + at), NOW + later + skew, later))
     assert sights[-1].state is State.LOST
+
+
+def test_a_late_sight_of_the_last_heartbeat_counts() -> None:
+    """Who looks every half minute calls it lost a look earlier: it was old when first seen."""
+    vigil = Vigil()
+    for at in (0.0, 30.0, 60.0):
+        vigil.see(look(NOW + at - 1), NOW + at, at)
+    assert vigil.see(look(NOW + 65), NOW + 90, 90.0).state is State.RUNNING
+    sight = vigil.see(look(NOW + 65), NOW + 120, 120.0)
+    assert (sight.state, sight.silent_seconds) == (State.LOST, 54.0)
+
+
+def test_a_watcher_whose_clock_is_far_off_learns_better() -> None:
+    """Beyond ten minutes the first look may be wrong; with the first change it is put right."""
+    vigil = Vigil()
+    assert vigil.see(look(NOW), NOW + 1e5, 0.0).state is State.LOST
+    for at in (10.0, 20.0):
+        assert vigil.see(look(NOW + at), NOW + 1e5 + at, at).state is State.RUNNING
 
 
 def test_a_run_that_is_long_dead_is_lost_at_once() -> None:

@@ -189,7 +189,7 @@ def run_conversion(  # noqa: PLR0913 - what the demo does not need has defaults
         with performance_report(runner, report):
             teller = BoardTeller(board)
             made = _convert_with_line(pipeline, runner, output, teller, retry_rejects=retry_rejects)
-            teller.made(made.values())
+            teller.made(made)
             return made
 
 

@@ -1,7 +1,7 @@
 """What a conversion says to its board."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from serengeti_etl.convert.season import Conversion
 from serengeti_etl.convert.tally import Progress
@@ -42,6 +42,8 @@ class BoardTeller:
             self._num_known = self._num_images
             self._board.start_from(self._num_images, num_steps=progress.num_planned)
             self._recorded, self._recorded_at = (self._num_images, 0), time.monotonic()
+            if self._num_images == progress.num_planned:
+                self._board.pause("finishing")
             return
         if self._num_known:
             said = f"{self._num_known:,} of {progress.num_planned:,} images were there already"
@@ -52,11 +54,11 @@ class BoardTeller:
         self._board.progress(self._num_images, stage=stage, num_steps=progress.num_planned)
         self._record(is_last=is_last)
 
-    def made(self, conversions: Iterable[Conversion]) -> None:
-        """What came of it."""
-        for one in conversions:
-            ledger = one.ledger
-            said = f"{len(one.index.shards):,} shards, {ledger.num_rejected:,} images rejected"
+    def made(self, conversions: Mapping[str, Conversion]) -> None:
+        """What came of it, by the url of each dataset."""
+        for url, one in conversions.items():
+            ledger, num_shards = one.ledger, len(one.index.shards)
+            said = f"{url}: {num_shards:,} shards, {ledger.num_rejected:,} images rejected"
             self._board.event("made", said, "warning" if ledger.num_rejected else "info")
 
     def _record(self, *, is_last: bool) -> None:

@@ -143,7 +143,7 @@ class Board:
             self.notes.said, self.notes.reason = said, reason
             self.notes.is_changed = self.notes.wants_report = True
         level: Level = "critical" if said == "failed" else "warning" if reason else "info"
-        self.event(said, reason or said, level)
+        self.event(said, reason or f"{said}: {self.notes.step:,} {self.settings.unit}", level)
         self.notes.closing.set()
         self.notes.wake.set()
         self._thread.join(_CLOSE_SECONDS)

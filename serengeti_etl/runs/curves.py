@@ -7,9 +7,9 @@ from typing import Any
 
 from serengeti_etl.runs.records import plain_numbers
 
-_MOST_POINTS = 480
+_MOST_POINTS = 240  # a px or two each, or noise becomes a block of colour
 _WIDTH, _HEIGHT = 360.0, 170.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 8.0, 10.0, 22.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 8.0, 10.0, 22.0
 
 Point = tuple[float, float]
 
@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def points(self) -> list[Point]:
-        """At most 500, the last one included."""
+        """At most 241, the last one included."""
         x, y, num = self._waiting
         return [*self._points, (x / num, y / num)] if num else list(self._points)
 
@@ -68,11 +68,13 @@ class Chart:
     Attributes:
         title: what is shown.
         note: how to read it.
+        has_zero: the axis begins at 0, so that a height means something.
         lines: the curves; each with a point at least.
     """
 
     title: str
     note: str
+    has_zero: bool
     lines: Sequence[Line]
 
 
@@ -81,21 +83,30 @@ class _Wanted:
     title: str
     note: str
     names: Mapping[str, str]
+    has_zero: bool = True
+    scale: float = 1.0
 
 
 _CHARTS = {
     "train": (
-        _Wanted(title="Loss", note="of training, lower is better", names={"loss": "loss"}),
+        _Wanted(
+            title="Loss",
+            note="of training, lower is better",
+            names={"loss": "loss"},
+            has_zero=False,
+        ),
         _Wanted(
             title="Score",
             note="mean log loss of sequences, lower is better",
             names={"score": "score", "class_means_score": "class means"},
+            has_zero=False,
         ),
         _Wanted(title="Speed", note="images per second", names={"images_per_second": "images/s"}),
         _Wanted(
             title="Data wait",
-            note="share of time spent waiting for batches",
+            note="% of the time spent waiting for batches",
             names={"data_wait": "data wait"},
+            scale=100.0,
         ),
     ),
     "convert": (
@@ -132,13 +143,14 @@ class Curves:
                 Line(
                     label=label,
                     is_reference=name in _REFERENCES,
-                    points=self._curves[name].points,
+                    points=[(x, y * wanted.scale) for x, y in self._curves[name].points],
                 )
                 for name, label in wanted.names.items()
                 if name in self._curves
             )
             if lines:
-                yield Chart(title=wanted.title, note=wanted.note, lines=lines)
+                has_zero = wanted.has_zero
+                yield Chart(title=wanted.title, note=wanted.note, has_zero=has_zero, lines=lines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +210,7 @@ def draw(chart: Chart, marks: Sequence[tuple[int, str]], num_steps: int | None) 
     xs = [x for line in chart.lines for x, _ in line.points]
     ys = [y for line in chart.lines for _, y in line.points]
     last = max(*xs, num_steps or 0, 1)
-    low, high = _range(min(ys), max(ys))
+    low, high = _range(min(*ys, 0.0) if chart.has_zero else min(ys), max(ys))
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
     def place(x: float, y: float) -> Point:
@@ -217,7 +229,7 @@ def draw(chart: Chart, marks: Sequence[tuple[int, str]], num_steps: int | None) 
         paths=tuple("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) for points in placed),
         ends=tuple(points[-1] for points in placed),
         x_ticks=tuple(
-            Tick(at=place(x, low)[0], text=short_number(x)) for x in nice_ticks(0, last, 4)
+            Tick(at=place(x, low)[0], text=short_number(x)) for x in nice_ticks(0, last, 5)
         ),
         y_ticks=tuple(
             Tick(at=place(0, y)[1], text=short_number(y)) for y in nice_ticks(low, high, 4)
@@ -245,6 +257,8 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
 
 def short_number(value: float) -> str:
     """As people write it on an axis: ``1.2k``, ``0.035``."""
+    if 1e3 <= abs(value) < 1e4:  # noqa: PLR2004 - where digits want a comma
+        return f"{value:,.0f}"
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             scaled = value / {"G": 1e9, "M": 1e6, "k": 1e3}[suffix]

@@ -42,6 +42,23 @@ class Facts:
     samples: Sequence[Sample] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Mark:
+    """A stage on the bar, as shares of the whole.
+
+    Attributes:
+        at: where it begins.
+        width: of it.
+        name: of it.
+        is_now: whether the run is in it.
+    """
+
+    at: float
+    width: float
+    name: str
+    is_now: bool
+
+
 class Page:
     """The page of one run; drawn when something changed, and else given a new heartbeat only."""
 
@@ -136,15 +153,18 @@ def _share(status: Status) -> float | None:
     return min(1.0, status.step / status.num_steps)
 
 
-def _placed_marks(
-    status: Status, marks: Sequence[tuple[int, str]]
-) -> list[tuple[float, str, bool]]:
-    """Where on the bar each stage begins, 0-1, with its name, and whether it is the present one."""
-    if not status.num_steps or not marks:
+def _placed_marks(status: Status, marks: Sequence[tuple[int, str]]) -> list[_Mark]:
+    num_steps = status.num_steps
+    if not num_steps or not marks:
         return []
-    ends = [*(step for step, _ in marks[1:]), status.num_steps + 1]
+    ends = [*(step for step, _ in marks[1:]), num_steps]
     return [
-        (step / status.num_steps, name, step <= status.step < end)
+        _Mark(
+            at=step / num_steps,
+            width=(end - step) / num_steps,
+            name=name,
+            is_now=step <= status.step < end or (end == num_steps == status.step),
+        )
         for (step, name), end in zip(marks, ends, strict=True)
     ]
 

@@ -148,7 +148,11 @@ def test_what_was_told_before_a_restart_stays(tmp_path: Path) -> None:
             board.event("note", f"process {number}")
             time.sleep(0.05)
     texts = [one["text"] for one in events_of(store)]
-    assert texts == ["process 0", "done", "process 1", "done", "process 2", "done"]
+    assert texts == [
+        *("process 0", "done: 0 steps"),
+        *("process 1", "done: 1 steps"),
+        *("process 2", "done: 2 steps"),
+    ]
     rows = [json.loads(line) for line in store.read("metrics.jsonl").decode().splitlines()]
     assert [row["value"] for row in rows] == [0, 1, 2]
     assert status_of(store).seconds_before >= 0.1
@@ -160,7 +164,7 @@ def test_another_run_begins_anew(tmp_path: Path) -> None:
     for run_id in ("a", "b"):
         with opened(store, run_id=run_id) as board:
             board.event("note", f"run {run_id}")
-    assert [one["text"] for one in events_of(store)] == ["run b", "done"]
+    assert [one["text"] for one in events_of(store)] == ["run b", "done: 0 steps"]
     assert (status_of(store).run_id, status_of(store).seconds_before) == ("b", 0.0)
 
 
@@ -173,7 +177,10 @@ def test_a_damaged_status_keeps_nothing_back(tmp_path: Path, damage: str) -> Non
     store.write("status.json", damage.encode())
     with opened(store, run_id="a") as board:
         board.event("note", "new")
-    assert [one["text"] for one in events_of(store)] == ["old", "done", "new", "done"]
+    assert [one["text"] for one in events_of(store)] == [
+        *("old", "done: 0 steps"),
+        *("new", "done: 0 steps"),
+    ]
     assert status_of(store).said == "done"
 
 

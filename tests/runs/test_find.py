@@ -8,12 +8,14 @@ import pytest
 
 from serengeti_etl.daemon_pool import DaemonPool
 from serengeti_etl.errors import SerengetiError
+from serengeti_etl.runs import find
 from serengeti_etl.runs.find import find_runs
+from serengeti_etl.runs.look import Look, look_at
 from serengeti_etl.storage import Store
-from tests.runs.status_factory import STATUS
+from tests.runs.status_factory import STATUS, say
 
 PLACES = ("status.json", "run/status.json", "a/status.json", "b/run/status.json")
-OTHERS = ("c/d/e/status.json", "c/model.pt", "x/run/run/status.json")
+OTHERS = ("c/d/e/status.json", "c/model.pt", "x/run/run/status.json", "run/run/status.json")
 
 
 def fill(store: Store) -> None:
@@ -48,7 +50,7 @@ def test_runs_of_a_bucket(make_bucket: Callable[[str], str]) -> None:
 
 
 def test_a_damaged_status_is_a_run_too(tmp_path: Path) -> None:
-    """It is found with its fault; a folder that cannot be read is not taken for one."""
+    """It is found with its fault, so that someone looks."""
     for name, text in {"cut": "{", "other": json.dumps({"format": "x/9"})}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "status.json").write_text(text)
@@ -56,6 +58,20 @@ def test_a_damaged_status_is_a_run_too(tmp_path: Path) -> None:
     assert [run.name for run in found] == ["cut", "other"]
     assert "is no JSON" in found[0].look.fault
     assert "no status of format" in found[1].look.fault
+
+
+def test_a_folder_that_cannot_be_read_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that refuses one folder, or is away for a moment, makes no runs of folders."""
+    say(tmp_path / "a", STATUS)
+    (tmp_path / "b").mkdir()
+
+    def refuse(store: Store) -> Look:
+        return Look(fault="refused") if store.url.endswith(("b", "run")) else look_at(store)
+
+    monkeypatch.setattr(find, "look_at", refuse)
+    assert names_at(str(tmp_path)) == [("a", "/a")]
 
 
 def test_a_place_that_cannot_be_listed_is_told() -> None:

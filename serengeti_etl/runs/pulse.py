@@ -24,7 +24,7 @@ class Pulse:
         has_beaten: whether it was seen to change.
         looked_at: the last look, while the run could be seen.
         written_after: the last look before the heartbeat was seen: it was not there then.
-        soonest: least that a heartbeat was behind the clock when it was first seen.
+        soonest: least that a heartbeat was behind the clock when it was seen.
     """
 
     heartbeat_at: float | None = None
@@ -48,11 +48,10 @@ class Pulse:
             self.has_beaten = self.heartbeat_at is not None
             self.heartbeat_at, self.quiet_since = status.heartbeat_at, now
             self.written_after = self.looked_at
-            if self.has_beaten:
-                self.soonest = min(self.soonest, now - status.heartbeat_at)
         elif self.quiet_since is None:
             self.quiet_since = now
         self.looked_at = now
+        self.soonest = min(self.soonest, now - status.heartbeat_at)
         quiet = now - self.quiet_since
         if not quiet or self.written_after is None:
             return quiet

@@ -153,6 +153,26 @@ def test_a_supervisors_death_leaves_no_orphan(dataset: str, tmp_path: Path) -> N
     assert not (tmp_path / "run" / "model.pt").exists()
 
 
+def test_a_command_whose_output_nobody_reads_can_save(tmp_path: Path) -> None:
+    """However much it says after its holder's death, more than a pipe holds, it is not held up."""
+    saved = tmp_path / "saved"
+    script = "import signal, sys, time; from pathlib import Path\n"
+    script += "def save(*_):\n    print('x' * 500_000, flush=True)\n"
+    script += f"    Path({str(saved)!r}).touch()\n    sys.exit(3)\n"
+    script += "signal.signal(signal.SIGTERM, save); print('ready', flush=True); time.sleep(100)\n"
+    leash = [sys.executable, "-m", "serengeti_etl.runs.leash", sys.executable, "-c", script]
+    with subprocess.Popen(
+        leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(20) == 3
+    assert saved.exists()
+
+
 @pytest.mark.parametrize("hangs", ["hangs", "ends"])
 def test_a_hung_child_writes_its_stack_and_is_begun_again(tmp_path: Path, hangs: str) -> None:
     """One whose status shows no progress is killed with its stack in the log; others are not."""

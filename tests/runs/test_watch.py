@@ -219,13 +219,15 @@ def test_once_prints_a_table(tmp_path: Path, server: AlertServer) -> None:
     say(tmp_path / "well", replace(fresh, values={"loss": 0.5, "score": 0.25}, hourly_rate=36.0))
     say(tmp_path / "evil", replace(fresh, name="[red]\x1b[31m<b>", said="done"))
     alert = ("--alert", server.url("webhook"))
+    watching = Watch([str(tmp_path)])
+    step_until(watching, lambda: watching.is_settled, 20)
+    assert "\x1b" not in runs_text(watching.runs)
     well = look_once(str(tmp_path), *alert)
     assert well.returncode == 0, well.stderr
     row = next(line for line in well.stdout.splitlines() if "lions" in line)
     for word in ("RUNNING", "70 of 1,000 steps", "2 h 00 min", "0.2500", "0.5000"):
         assert word in row
     assert "[red]" in well.stdout
-    assert "\x1b" not in well.stdout
     assert server.posted == []
     say(tmp_path / "dead", replace(STATUS, name="dead one", heartbeat_at=now - 9999))
     dead = look_once(str(tmp_path), *alert)

@@ -22,7 +22,7 @@ class News:
 
     Attributes:
         run: folder or url of the run.
-        state: the last that was seen; None before the first.
+        state: the last that was seen; None before the first, of which only trouble is news.
         run_id: of the run whose scores are compared.
         best_score: the lowest yet; None without one.
     """
@@ -53,7 +53,7 @@ class News:
         }.get(after, status.reason)
         text = f"{said}; {_where(status)}" if said else _where(status)
         if before is None:
-            text += "; it was so when the watch began"
+            text += "; it was so when first seen"
         level = _LEVELS[after]
         return [self._alert(after.value.lower(), status, after.value, text, level)]
 

@@ -18,7 +18,7 @@ from serengeti_etl.runs.find import FoundRun, find_runs
 from serengeti_etl.runs.look import Look, Looker, look_at
 from serengeti_etl.runs.news import News
 from serengeti_etl.runs.page import duration
-from serengeti_etl.runs.status import Status
+from serengeti_etl.runs.status import State, Status
 from serengeti_etl.runs.vigil import Sight, Vigil
 from serengeti_etl.storage import Store
 
@@ -151,7 +151,7 @@ class _Root:
         self._pool = DaemonPool(_NUM_THREADS, f"watch {url}")
         self._finder = DaemonPool(1, f"find in {url}")
         self._finding: Future[list[FoundRun]] | None = None
-        self._found_at, self._was_searched = float("-inf"), False
+        self._found_at, self._was_searched, self._was_found = float("-inf"), False, False
         self._watched: dict[str, _Watched] = {}
         self._blindness = _Blindness(url, settings.blind_seconds)
 
@@ -187,17 +187,23 @@ class _Root:
         self.fault = ""
         for found in finding.result():
             if found.store.url not in self._watched:
-                self._watched[found.store.url] = _Watched(found, self._settings, self._pool)
+                # What comes later has begun under our eyes, however soon it ends.
+                state = State.RUNNING if self._was_found else None
+                news = News(found.store.url, state=state)
+                self._watched[found.store.url] = _Watched(found, self._settings, self._pool, news)
+        self._was_found = True
 
 
 class _Watched:
     """One run of a place."""
 
-    def __init__(self, found: FoundRun, settings: WatchSettings, pool: DaemonPool) -> None:
+    def __init__(
+        self, found: FoundRun, settings: WatchSettings, pool: DaemonPool, news: News
+    ) -> None:
         self._first: Look | None = found.look
         look = partial(look_at, found.store)
         self._looker = Looker(look, settings.every_seconds, pool)
-        self._vigil, self._news = Vigil(), News(found.store.url)
+        self._vigil, self._news = Vigil(), news
         self._blindness = _Blindness(found.store.url, settings.blind_seconds)
         self.seen = SeenRun(
             key=sha256(found.store.url.encode()).hexdigest()[:12],

@@ -122,6 +122,32 @@ def test_kills_at_random_do_not_show(
     assert f"step {last}" in server.posted[num_kills - 1].json()["tail"]
 
 
+@pytest.mark.slow
+def test_a_rank_of_torchrun_that_is_killed(dataset: str, tmp_path: Path) -> None:
+    """Torchrun ends with 1 and is begun again; no rank of the first start works on; exit 0."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "-m", "serengeti_etl", "--"]
+    # Two ranks cannot share the batch of three of the second stage.
+    training = command_of(dataset, tmp_path, pause=0.2, num_stages=1)[3:]
+    command = [*supervise(tmp_path), *torchrun, *training, "--checkpoint-every", "1"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        read_to(process, "step 3")
+        ranks = [
+            one
+            for one in psutil.Process(process.pid).children(recursive=True)
+            if "train" in one.cmdline() and "torch.distributed.run" not in one.cmdline()
+        ]
+        assert len(ranks) == 2
+        ranks[1].kill()
+        said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said
+    assert "died: it ended with 1; restart 1 of 10" in said
+    assert not any(rank.is_running() for rank in ranks)
+    assert (tmp_path / "run" / "model.pt").exists()
+
+
 def test_sigterm_lets_the_training_save(dataset: str, tmp_path: Path) -> None:
     """The supervisor exits with 3 and names the command; the step in hand is saved."""
     command = [*supervise(tmp_path), *command_of(dataset, tmp_path, pause=0.3)]

@@ -163,7 +163,7 @@ def test_a_watch_that_begins_tells_of_trouble_only() -> None:
     [alert] = News("r").of(STATUS, Sight(state=State.LOST, silent_seconds=7200))
     assert (alert.kind, alert.level, alert.title) == ("lost", "critical", "lions: LOST")
     assert alert.text == (
-        "no word for 2 h 00 min; at 70 of 1,000 steps, head; it was so when the watch began"
+        "no word for 2 h 00 min; at 70 of 1,000 steps, head; it was so when first seen"
     )
 
 

@@ -199,12 +199,16 @@ def test_a_place_that_is_away_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_new_runs_are_found(tmp_path: Path) -> None:
-    """A run that begins under a watched place appears; places that are not there are waited for."""
-    watching = Watch([str(tmp_path / "runs")], WatchSettings(find_seconds=0.05))
-    step_until(watching, lambda: watching.is_settled, 10)
-    assert watching.runs == ()
-    say(tmp_path / "runs" / "one", STATUS)
+    """A run that begins under a watched place is told of, even if it has ended when first seen."""
+    told: list[str] = []
+    say(tmp_path / "runs" / "old", replace(STATUS, said="done"))
+    settings = WatchSettings(find_seconds=0.05)
+    watching = Watch([str(tmp_path / "runs")], settings, lambda alert: told.append(alert.kind))
     step_until(watching, lambda: len(watching.runs) == 1, 10)
+    say(tmp_path / "runs" / "one", replace(STATUS, said="done"))
+    step_until(watching, lambda: len(watching.runs) == 2, 10)
+    step_until(watching, lambda: bool(told), 10)
+    assert told == ["done"]
 
 
 def look_once(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -13,7 +13,8 @@ from importlib.resources import files
 
 from serengeti_etl.run_tables import done_text, figure_text
 from serengeti_etl.runs.page import duration
-from serengeti_etl.runs.status import PAGE_FILE
+from serengeti_etl.runs.status import PAGE_FILE, State, Status
+from serengeti_etl.runs.vigil import Sight
 from serengeti_etl.runs.watch import SeenRun, Watch
 from serengeti_etl.web.answers import Answer, PageError, Request, Route, inline_source
 from serengeti_etl.web.files import file_route
@@ -106,8 +107,7 @@ def card_of(run: SeenRun) -> Card:
     status, sight = run.status, run.sight
     figures: list[tuple[str, str]] = []
     if status is not None:
-        is_on = sight.state is not None and sight.state.value in ("RUNNING", "STALLED")
-        if is_on and status.eta_seconds is not None:
+        if sight.state in (State.RUNNING, State.STALLED) and status.eta_seconds is not None:
             figures.append(("left", duration(status.eta_seconds)))
         figures += [(name, figure_text(run, name)) for name in ("score", "loss")]
         if sight.state is not None:
@@ -125,8 +125,17 @@ def card_of(run: SeenRun) -> Card:
         done=done_text(run),
         share=min(100.0, 100 * status.step / total) if status and total else None,
         figures=tuple((name, value) for name, value in figures if value),
-        note=run.fault or (status.reason if status else ""),
+        note=run.fault or (_note(status, sight) if status else ""),
     )
+
+
+def _note(status: Status, sight: Sight) -> str:
+    """Why someone should look."""
+    if sight.state is State.LOST:
+        return f"no word for {duration(sight.silent_seconds)}"
+    if sight.state is State.STALLED:
+        return f"no progress for {duration(status.heartbeat_at - status.progress_at)}"
+    return status.reason
 
 
 def _place_of(card: Card) -> tuple[int, str]:

@@ -104,6 +104,8 @@ def test_the_overview_shows_every_run(
             "90 min",
             "0.0287",
             "no longer finite",
+            "no word for 83 min",
+            "no progress for 11 min",
             "1,204,311 of 2,651,002 images",
             "is no JSON",
         ):

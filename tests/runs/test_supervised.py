@@ -199,6 +199,23 @@ def test_a_command_whose_output_nobody_reads_can_save(tmp_path: Path) -> None:
     assert saved.exists()
 
 
+def test_a_signal_is_passed_on_once() -> None:
+    """Who signals a whole group, and is passed on as well, does not interrupt what is saving."""
+    script = "import signal, time\n"
+    script += "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+    script += "print('ready', flush=True)\nend = time.monotonic() + 1.5\n"
+    script += "while time.monotonic() < end: time.sleep(0.1)\n"
+    leash = [sys.executable, "-m", "serengeti_etl.runs.leash", sys.executable, "-c", script]
+    with subprocess.Popen(
+        leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in ("ready\n", "asked\n"):
+            assert process.stdout.readline() == line
+            process.terminate()
+        assert process.stdout.read() == ""
+
+
 @pytest.mark.parametrize("hangs", ["hangs", "ends"])
 def test_a_hung_child_writes_its_stack_and_is_begun_again(tmp_path: Path, hangs: str) -> None:
     """One whose status shows no progress is killed with its stack in the log; others are not."""

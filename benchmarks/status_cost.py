@@ -111,11 +111,11 @@ def history_of(num_records: int) -> list[dict[str, Any]]:
 def run_once(job: Job, board: Board | None) -> Run:
     """A training, told to a board or not."""
     run, beat = Run(), time.perf_counter()
-    started = (0.0, 0.0)
+    started, call_seconds = (0.0, 0.0), 0.0
     teller = None if board is None else BoardTeller(board)
 
     def on_event(event: Event) -> None:
-        nonlocal beat, started
+        nonlocal beat, started, call_seconds
         if event.kind == "start":
             event.values["metrics"].records.extend(job.history)
         before = time.perf_counter()
@@ -134,6 +134,7 @@ def run_once(job: Job, board: Board | None) -> Run:
             if event.step == job.num_steps:
                 run.cpu_seconds = time.process_time() - started[0]
                 run.wall_seconds = time.perf_counter() - started[1]
+                call_seconds = run.call_seconds
 
     with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
         settings = TrainSettings(device="cpu", num_threads=1, checkpoint_every=10**9)
@@ -141,6 +142,7 @@ def run_once(job: Job, board: Board | None) -> Run:
         stage = Stage(name="small", epochs=1, image_size=(32, 32), batch_size=BATCH)
         recipe = Recipe(model="resnet18", stages=(stage,))
         train(job.dataset, url, recipe, settings=settings, on_event=on_event)
+    run.call_seconds = call_seconds
     if board is not None:
         board.close("done")
         run.num_bytes = board.store.num_bytes("index.html")

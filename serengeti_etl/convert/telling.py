@@ -49,6 +49,8 @@ class BoardTeller:
             said = f"{self._num_known:,} of {progress.num_planned:,} images were there already"
             self._board.event("resume", said)
             self._num_known = 0
+        counts = f"{progress.num_images:,} images, {progress.num_rejected:,} rejected"
+        self._board.log(f"{progress.name}: {counts}")
         is_last = self._num_images == progress.num_planned
         stage = "finishing" if is_last else "shards"
         self._board.progress(self._num_images, stage=stage, num_steps=progress.num_planned)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from serengeti_etl.errors import Incomplete
+from serengeti_etl.errors import Incomplete, OutputHeld
 from serengeti_etl.runs.hang import HangWatch
 from serengeti_etl.runs.notes import BoardSettings, Level, Notes, Said, Sample
 from serengeti_etl.runs.pace import Pace
@@ -148,6 +148,13 @@ class Board:
         self.notes.wake.set()
         self._thread.join(_CLOSE_SECONDS)
 
+    def _fall_silent(self) -> None:
+        """Write no more: who has taken the place over says there how it is."""
+        self._hang.end()
+        self.notes.is_silent = True
+        self.notes.closing.set()
+        self.notes.wake.set()
+
     def __enter__(self) -> Self:
         return self
 
@@ -159,6 +166,8 @@ class Board:
     ) -> None:
         if error is None:
             self.close("done")
+        elif isinstance(error, OutputHeld):
+            self._fall_silent()
         elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             self.close("stopped", "interrupted")
         elif isinstance(error, Incomplete) and self.settings.kind == "train":

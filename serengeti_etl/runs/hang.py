@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-_ARM_AGAIN_SECONDS = 1.0
+_ARM_AGAIN_SECONDS, _ARM_AGAIN_SHARE = 1.0, 0.05
+"""Arming starts a thread and ends another: on a busy machine that may take milliseconds."""
+
 _NUM_FRAMES = 8
 
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
@@ -50,7 +52,7 @@ class HangWatch:
     in a process.
 
     Args:
-        seconds: without progress.
+        seconds: without progress; it may take a twentieth more, or a second.
         with_exit: end the process after that, for a supervisor to start it again.
         path: of the file that stacks are added to, for who outlives the process; by default one
             that is gone with it.
@@ -68,11 +70,12 @@ class HangWatch:
 
     def touch(self) -> None:
         """Progress: count anew from now. To be called often; arms at most once a second."""
-        now = time.monotonic()
-        if now - self._armed_at >= _ARM_AGAIN_SECONDS:
+        now, again = time.monotonic(), max(_ARM_AGAIN_SECONDS, _ARM_AGAIN_SHARE * self._seconds)
+        if now - self._armed_at >= again:
             self._armed_at = now
+            # Later by as much as it may have been told of progress without arming.
             faulthandler.dump_traceback_later(
-                self._seconds, exit=self._with_exit, file=self._file.fileno()
+                self._seconds + again, exit=self._with_exit, file=self._file.fileno()
             )
 
     def dump(self) -> Dump | None:

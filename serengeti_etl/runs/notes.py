@@ -104,6 +104,7 @@ class Notes:
         lock: see above.
         wake: set when there is news that should not wait for a heartbeat.
         closing: set when nothing more will be told.
+        is_silent: nothing more is written either: another process speaks here now.
         told: when each event was told last, by kind and text.
     """
 
@@ -128,6 +129,7 @@ class Notes:
     lock: threading.Lock = field(default_factory=threading.Lock)
     wake: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
+    is_silent: bool = False
     told: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def add_event(self, kind: str, text: str, level: Level) -> None:

@@ -73,7 +73,7 @@ class Scribe:
             notes.wake.clear()
             notes.closing.wait(max(0.0, least - (time.monotonic() - started)))
         for _ in range(_NUM_LAST_TRIES):
-            if self._beat(is_last=True):
+            if notes.is_silent or self._beat(is_last=True):
                 return
             time.sleep(least)
 

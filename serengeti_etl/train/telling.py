@@ -26,6 +26,8 @@ class BoardTeller:
             board.pause(f"{event.stage}, validation")
         elif event.kind == "log":
             board.show(values)
+            speed = f"{values['images_per_second']:.0f} images/s"
+            board.log(f"step {event.step}: loss {values['loss']:.4f}, {speed}")
         elif event.kind in ("start", "resume"):
             self._open(event)
         elif event.kind == "validated":

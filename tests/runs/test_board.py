@@ -1,6 +1,7 @@
 """The board tells what a run is at, survives its store, and costs the run nothing."""
 
 import json
+import logging
 import math
 import threading
 import time
@@ -14,7 +15,8 @@ import pytest
 
 from serengeti_etl.buckets.bucket import open_bucket
 from serengeti_etl.buckets.place import place_of
-from serengeti_etl.errors import Incomplete, RunError, TooManyFailures
+from serengeti_etl.cli.boards import logged_on
+from serengeti_etl.errors import Incomplete, OutputHeld, RunError, TooManyFailures
 from serengeti_etl.runs import board as board_module
 from serengeti_etl.runs import notes
 from serengeti_etl.runs.board import Board, BoardSettings, Sample
@@ -138,6 +140,23 @@ def test_a_run_that_was_refused_says_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_was_taken_over_writes_no_more(tmp_path: Path) -> None:
+    """After ``OutputHeld`` the status is the other process's."""
+    store = Store(url=str(tmp_path))
+
+    def work() -> None:
+        with Board(store, FAST) as board:
+            board.open()
+            until(lambda: store.exists("index.html"))
+            raise OutputHeld("it was taken over")
+
+    with pytest.raises(OutputHeld):
+        work()
+    until(lambda: "board" not in {thread.name for thread in threading.enumerate()})
+    assert status_of(store).said == "running"
+    assert not store.exists("report.html")
+
+
 def test_what_was_told_before_a_restart_stays(tmp_path: Path) -> None:
     """Events and the board's own metrics are added to, and times and costs are summed."""
     store = Store(url=str(tmp_path))
@@ -231,6 +250,20 @@ def test_a_pause_is_progress_but_not_pace(tmp_path: Path, monkeypatch: pytest.Mo
     board.notes.pace.note(100, board.notes.progress_at, paused)
     assert board.notes.pace.rate == pytest.approx(100 / 102)
     assert board.notes.pace.seconds_left(200, now, paused) == pytest.approx(204 * (1 + 48 / 102))
+
+
+def test_what_was_done_before_is_no_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of an earlier process count as done, but not for the rate."""
+    now = 1000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    board = Board(Store(url=str(tmp_path)), FAST)
+    board.start_from(5000, num_steps=6000)
+    now += 10.0
+    board.progress(5020)
+    board.notes.pace.note(5020, now, 0.0)
+    assert board.notes.pace.rate == 2.0
+    assert board.notes.num_steps == 6000
+    assert board.notes.pace.seconds_left(980, now, 0.0) == 490.0
 
 
 @pytest.fixture
@@ -435,3 +468,16 @@ def test_the_report_is_written_with_each_validation(tmp_path: Path) -> None:
         board.show({"score": 0.3}, [sample])
         until(lambda: store.exists("report.html"))
         assert "zebra" in store.read("report.html").decode()
+
+
+def test_warnings_of_the_package_are_events(tmp_path: Path) -> None:
+    """What is logged in the block stands in the log; what warns is an event too."""
+    store, logger = Store(url=str(tmp_path)), logging.getLogger("serengeti_etl.load")
+    with opened(store) as board:
+        with logged_on(board):
+            logger.warning("the store is slow: %d s", 7)
+        logger.warning("said outside")
+        assert [line for _, line in board.notes.log] == ["the store is slow: 7 s"]
+    told = [(one["text"], one["level"]) for one in events_of(store)]
+    assert told == [("the store is slow: 7 s", "warning"), ("done: 0 steps", "info")]
+    assert logging.getLogger("serengeti_etl").handlers == []

@@ -17,6 +17,7 @@ import torch
 
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
 from serengeti_etl.runs.board import Board, BoardSettings
+from serengeti_etl.runs.records import Records
 from serengeti_etl.runs.status import State, Status
 from serengeti_etl.storage import Store
 from serengeti_etl.train import showcase
@@ -28,6 +29,9 @@ from serengeti_etl.train.showcase import Showcase
 from serengeti_etl.train.telling import BoardTeller
 from tests.browser import PHONE, Browser
 from tests.dataset_factory import CLASSES, Recipe, make_dataset
+from tests.fault_proxy import fault_proxy
+from tests.fault_server import Refusal
+from tests.servers import S3_CREDENTIALS
 from tests.train import tiny
 from tests.train.test_stop import ROOT, command_of
 
@@ -211,6 +215,24 @@ def test_a_board_changes_nothing(dataset: str, tmp_path: Path) -> None:
     assert not (tmp_path / "without" / "status.json").exists()
 
 
+def test_the_best_score_is_told(tmp_path: Path) -> None:
+    """A validation is the best if none before had a lower score, of earlier processes too."""
+    board = Board(Store(url=str(tmp_path)), BoardSettings(kind="train", name="r"))
+    teller = BoardTeller(board)
+    metrics = Records(board.store, "metrics.jsonl")
+    metrics.records.append({"kind": "val", "score": 0.5})
+    start = {"run_id": "a", "device": "cpu", "metrics": metrics, "stages": [("small", 9)]}
+    where: dict[str, Any] = {"stage": "small", "num_epochs": 9, "num_steps": 9}
+    with board:
+        teller.tell(Event(kind="resume", epoch=0, step=0, values=start, **where))
+        for at, score in enumerate((0.6, 0.4, 0.45, 0.3)):
+            values = {"score": score, "class_means_score": 0.7, "samples": []}
+            teller.tell(Event(kind="validated", epoch=at, step=at, values=values, **where))
+    kinds = [one["kind"] for one in rows_of(tmp_path, "events.jsonl")]
+    assert kinds == ["resume", "validated", "best", "validated", "best", "done"]
+    assert status_of(tmp_path).values["best_score"] == 0.3
+
+
 def test_records_between_checkpoints_are_on_storage(dataset: str, tmp_path: Path) -> None:
     """The board puts records there before their checkpoint does; a run resumes all the same."""
     settings = BoardSettings(kind="train", name="r", heartbeat_seconds=0.001)
@@ -252,9 +274,12 @@ def test_records_between_checkpoints_are_on_storage(dataset: str, tmp_path: Path
     ]
 
 
-def test_photographs_are_shown_with_what_is_made_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(30, 25), (5,)])
+def test_photographs_are_shown_with_what_is_made_of_them(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
     """Eight of other sequences, blanks that fill batches left out, each with its own figures."""
-    made = make_dataset(str(tmp_path / "dataset"), Recipe(sizes={"train": (4,), "val": (30, 25)}))
+    made = make_dataset(str(tmp_path / "dataset"), Recipe(sizes={"train": (4,), "val": sizes}))
     settings = LoaderSettings(image_size=(48, 64), num_threads=1).for_evaluation()
     kept = Showcase()
     with ShardLoader(made, split="val", batch_size=7, settings=settings) as loader:
@@ -317,3 +342,43 @@ def test_the_page_of_a_demo_is_small(dataset: str, tmp_path: Path) -> None:
     assert page.count("<svg viewBox") == 4
     assert page.count("data:image/jpeg;base64,") >= 2
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_bucket_that_is_down_for_a_while_stops_no_training(
+    dataset: str, s3_endpoint: str, make_bucket: Callable[[str], str]
+) -> None:
+    """Steps go on while nothing can be written; in the end status, records and model are there."""
+    options = {
+        "key": S3_CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        "secret": S3_CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    }
+    url = f"{make_bucket('down')}/run"
+    with fault_proxy(s3_endpoint) as proxy:
+        options["endpoint_url"] = proxy.url
+        board_settings = BoardSettings(kind="train", name="r", heartbeat_seconds=0.1)
+        settings = TrainSettings(device="cpu", num_threads=1, run_options=options, log_every=1)
+        store = Store(url=url, options=options)
+        with Board(store, board_settings) as board:
+            teller = BoardTeller(board)
+
+            def tell(event: Event) -> None:
+                teller.tell(event)
+                if event.kind != "step":
+                    return
+                time.sleep(0.2)
+                if event.step == 7:  # the checkpoint of the first epoch is there
+                    proxy.choose = lambda _: Refusal(status=503, code="SlowDown")
+                elif event.step == 11:
+                    assert proxy.num_faults > 1
+                    proxy.choose = lambda _: None
+
+            train(dataset, url, tiny.RECIPE, settings=settings, on_event=tell)
+    there = Store(url=url)
+    assert there.exists("model.pt")
+    status = Status.from_json(there.read_json("status.json"), "status.json")
+    assert (status.said, status.step) == ("done", tiny.NUM_STEPS)
+    events = [json.loads(line) for line in there.read("events.jsonl").decode().splitlines()]
+    assert "away" in [one["kind"] for one in events]
+    rows = [json.loads(line) for line in there.read("metrics.jsonl").decode().splitlines()]
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == list(range(1, tiny.NUM_STEPS + 1))

@@ -15,7 +15,8 @@ from serengeti_etl.errors import Incomplete
 if TYPE_CHECKING:
     from serengeti_etl.runs.alerts import Alerts
     from serengeti_etl.runs.board import Board
-    from serengeti_etl.runs.trackers.tracker import Ended, Tracker
+    from serengeti_etl.runs.trackers.tracked import Tracked
+    from serengeti_etl.runs.trackers.tracker import Ended
     from serengeti_etl.train.settings import Event
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -60,13 +61,19 @@ class Telling:
         return cls(alerts=(urls, level, quiet), trackers=trackers, is_supervised=is_supervised)
 
     @contextmanager
-    def open(self, run: str, board: "Board") -> Iterator[Listener]:
+    def open(self, run: str, board: "Board", config: Mapping[str, Any]) -> Iterator[Listener]:
         """What is to hear a training's events; what the block ends with is told as well.
+
+        Args:
+            run: folder or url of the run.
+            board: of the run; failures become events on it.
+            config: what is trained, for trackers.
 
         Raises:
             ConfigError: an alert or a tracker is impossible.
         """
         from serengeti_etl.runs.trackers.choose import choose_tracker
+        from serengeti_etl.runs.trackers.tracked import Tracked
 
         chosen = [choose_tracker(spec, run) for spec in self.trackers]
         name = board.settings.name
@@ -76,7 +83,9 @@ class Telling:
                 stack.enter_context(EndTold(alerts, run, name))
             listeners = [_AlertTeller(alerts, run, name).tell]
             for kind, tracker in chosen:
-                teller = stack.enter_context(_TrackerTeller(kind, tracker, board))
+                teller = stack.enter_context(
+                    _TrackerTeller(Tracked(kind, tracker, _tracker_noted(board)), board, config)
+                )
                 listeners.append(teller.tell)
             yield lambda event: [listener(event) for listener in listeners]
 
@@ -164,14 +173,8 @@ class _AlertTeller:
 class _TrackerTeller:
     """Hands the figures of a training on to a tracker, from its start to the end of the block."""
 
-    def __init__(self, kind: str, tracker: "Tracker", board: "Board") -> None:
-        from serengeti_etl.runs.trackers.tracked import Tracked
-
-        def tell(text: str) -> None:
-            click.echo(f"serengeti-etl: {text}", err=True)
-            board.event("tracker", text, "warning")
-
-        self._tracked, self._name = Tracked(kind, tracker, tell), board.settings.name
+    def __init__(self, tracked: "Tracked", board: "Board", config: Mapping[str, Any]) -> None:
+        self._tracked, self._name, self._config = tracked, board.settings.name, config
         self._is_begun = False
 
     def tell(self, event: "Event") -> None:
@@ -187,7 +190,7 @@ class _TrackerTeller:
         from serengeti_etl.runs.trackers.tracker import TrackedRun
 
         self._is_begun = True
-        config = {"device": event.values["device"]}
+        config = dict(_flat({"device": event.values["device"], **self._config}))
         run_id, name = event.values["run_id"], self._name
         run = TrackedRun(run_id=run_id, name=name, step=event.step, config=config)
         self._tracked.start(run)
@@ -203,6 +206,27 @@ class _TrackerTeller:
     ) -> None:
         if self._is_begun:
             self._tracked.finish(_ended(error)[0])
+
+
+def _tracker_noted(board: "Board") -> Callable[[str], object]:
+    """What says and notes that a tracker failed."""
+
+    def note(text: str) -> None:
+        click.echo(f"serengeti-etl: {text}", err=True)
+        board.event("tracker", text, "warning")
+
+    return note
+
+
+def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Plain values by dotted name, such as ``stages.0.epochs``."""
+    for name, value in config.items():
+        if isinstance(value, list | tuple):
+            yield from _flat({str(at): one for at, one in enumerate(value)}, f"{before}{name}.")
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _numbers(kind: str, values: Mapping[str, Any]) -> dict[str, float]:

@@ -80,7 +80,11 @@ def train(  # noqa: PLR0913 - one parameter per option
         try:
             with ExitStack() as stack:
                 board = stack.enter_context(training_board(run, name, stall_after, hourly_rate))
-                told = [stack.enter_context(telling.open(run, board))] if is_first else []
+                told = (
+                    [stack.enter_context(telling.open(run, board, settings.settings()))]
+                    if is_first
+                    else []
+                )
                 run_training(
                     url,
                     run,

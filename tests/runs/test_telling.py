@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serengeti_etl.cli.telling import _flat
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
 from tests.runs.test_supervised import read_to, training_below, wait_until
@@ -119,6 +120,18 @@ def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: Aler
     assert kinds == ["died", "finished"], said
     assert hook.read_text() == "done\n"
     assert (tmp_path / "run" / "model.pt").exists()
+
+
+def test_trackers_get_the_recipe_by_dotted_names() -> None:
+    """Of lists the places, of mappings the names; values as they are."""
+    recipe = {"model": "r", "stages": [{"epochs": 2, "image_size": (32, 40)}, {"epochs": 1}]}
+    assert dict(_flat(recipe)) == {
+        "model": "r",
+        "stages.0.epochs": 2,
+        "stages.0.image_size.0": 32,
+        "stages.0.image_size.1": 40,
+        "stages.1.epochs": 1,
+    }
 
 
 def test_supervision_is_refused_where_it_makes_no_sense(dataset: str, tmp_path: Path) -> None:

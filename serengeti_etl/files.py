@@ -54,6 +54,9 @@ class Files(Protocol):
     def list(self, folder: str) -> Iterable[str]:
         """Paths of the files directly in ``folder``."""
 
+    def folders(self, folder: str) -> Iterable[str]:
+        """Paths of the folders directly in ``folder``."""
+
     def find(self, folder: str) -> Iterable[str]:
         """Paths of the files anywhere in ``folder``."""
 
@@ -121,11 +124,11 @@ class FsspecFiles:
 
     def list(self, folder: str) -> Iterable[str]:
         """See ``Files``."""
-        try:
-            entries = self._fs.ls(folder, detail=True)
-        except FileNotFoundError:
-            return []
-        return [entry["name"] for entry in entries if entry["type"] == "file"]
+        return self._entries(folder, "file")
+
+    def folders(self, folder: str) -> Iterable[str]:
+        """See ``Files``."""
+        return self._entries(folder, "directory")
 
     def find(self, folder: str) -> Iterable[str]:
         """See ``Files``."""
@@ -142,6 +145,13 @@ class FsspecFiles:
         """See ``Files``."""
         if self.exists(path):
             self._fs.rm_file(path)
+
+    def _entries(self, folder: str, kind: str) -> Iterable[str]:
+        try:
+            entries = self._fs.ls(folder, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [entry["name"] for entry in entries if entry["type"] == kind]
 
 
 class LocalFiles(FsspecFiles):

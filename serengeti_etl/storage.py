@@ -193,6 +193,12 @@ class Store:
         names = (name.rsplit("/", 1)[-1] for name in retried(files.list)(path))
         return sorted(f"{folder}/{name}".lstrip("/") for name in names)
 
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """Sorted names of the folders directly in ``folder``, as ``list`` gives those of files."""
+        files, path = self._find(folder)
+        names = (name.rstrip("/").rsplit("/", 1)[-1] for name in retried(files.folders)(path))
+        return tuple(sorted(f"{folder}/{name}".lstrip("/") for name in names))
+
     def find(self, folder: str) -> tuple[str, ...]:
         """Sorted names, below ``folder``, of the files anywhere in it; () without one."""
         files, path = self._find(folder)

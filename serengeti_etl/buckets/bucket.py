@@ -187,6 +187,12 @@ class Bucket:
         found = self._ask(lambda client: obstore.list_with_delimiter(client, folder or None))
         return [entry["path"] for entry in found["objects"]]
 
+    def folders(self, folder: str) -> Iterable[str]:
+        """Paths of what lies directly in ``folder`` and has objects below it."""
+        self._check_lists()
+        found = self._ask(lambda client: obstore.list_with_delimiter(client, folder or None))
+        return list(found["common_prefixes"])
+
     def find(self, folder: str) -> Iterable[str]:
         """Paths of the objects anywhere in ``folder``."""
 

@@ -44,14 +44,32 @@ def say_interrupted() -> int:
 
 
 def same_command() -> str:
-    """This command, for a shell."""
+    """This command, for a shell; of what may be secret, only where it stood."""
+    return shlex.join([*own_program(), *_without_secrets(sys.argv[1:])])
+
+
+def own_program() -> list[str]:
+    """How this program was started."""
     program = sys.argv[:1]
     if Path(program[0]).name == "__main__.py":
         program = [sys.executable, "-m", "serengeti_etl"]
-    return shlex.join([*program, *sys.argv[1:]])
+    return program
 
 
 def same_torchrun(num_ranks: int) -> str:
     """This command on as many ranks; without the dashes torchrun takes ``--run`` for its own."""
     start = ["torchrun", "--nproc-per-node", str(num_ranks), "-m", "serengeti_etl", "--"]
-    return shlex.join([*start, *sys.argv[1:]])
+    return shlex.join([*start, *_without_secrets(sys.argv[1:])])
+
+
+def _without_secrets(arguments: list[str]) -> list[str]:
+    from serengeti_etl.runs.channels import shown_url
+
+    shown = list(arguments)
+    for at, argument in enumerate(arguments):
+        option, separator, value = argument.partition("=")
+        if option == "--alert" and separator:
+            shown[at] = f"--alert={shown_url(value)}"
+        elif at and arguments[at - 1] == "--alert":
+            shown[at] = shown_url(argument)
+    return shown

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from serengeti_etl.cli.alerting import alert_options, open_alerts
 from serengeti_etl.cli.boards import board_options, conversion_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, WITH_REJECTS
 from serengeti_etl.cli.options import (
@@ -18,6 +19,7 @@ from serengeti_etl.cli.options import (
 from serengeti_etl.cli.progress import progress_line
 from serengeti_etl.cli.report import report_conversions
 from serengeti_etl.cli.stopping import works_long
+from serengeti_etl.cli.telling import EndTold, alert_noted
 
 if TYPE_CHECKING:
     from serengeti_etl.cluster import Runner
@@ -78,6 +80,7 @@ def plan(
     help="Write Dask's account of the run to a page of HTML.",
 )
 @board_options
+@alert_options
 @debug_option
 def convert(  # noqa: PLR0913 - one parameter per option
     pipeline: Path,
@@ -91,6 +94,9 @@ def convert(  # noqa: PLR0913 - one parameter per option
     name: str | None,
     stall_after: float,
     hourly_rate: float | None,
+    alerts: tuple[str, ...],
+    alert_level: str,
+    alert_quiet: float,
     debug: bool,  # noqa: ARG001 - debug is read by main
 ) -> int:
     """Turn the photographs of PIPELINE into a dataset of tar shards, or add what is new to it."""
@@ -98,7 +104,12 @@ def convert(  # noqa: PLR0913 - one parameter per option
 
     settings = load_pipeline(pipeline, source=source, limit=limit)
     where = load_cluster(cluster)
-    with conversion_board(output, name or settings.name, stall_after, hourly_rate) as board:
+    known = name or settings.name
+    with (
+        conversion_board(output, known, stall_after, hourly_rate) as board,
+        open_alerts(alerts, alert_level, alert_quiet, alert_noted(board)) as opened,
+        EndTold(opened, output, known),
+    ):
         conversions = run_conversion(
             settings, output, where, board, report=performance_report, retry_rejects=retry_rejects
         )

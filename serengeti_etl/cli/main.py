@@ -4,10 +4,12 @@ Exit codes: 0 complete; 2 complete, with rejects within the budget; 3 incomplete
 4 refused, something must be changed first.
 """
 
+import faulthandler
 import sys
 
 import click
 
+from serengeti_etl.cli.alerting import alert
 from serengeti_etl.cli.browse import browse
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, REFUSED, leave, say_error, say_interrupted
 from serengeti_etl.cli.conversion import convert, info, plan, repair, verify
@@ -15,7 +17,9 @@ from serengeti_etl.cli.demo import demo
 from serengeti_etl.cli.inference import export_model, predict, submit
 from serengeti_etl.cli.labels import catalog, export
 from serengeti_etl.cli.report import report
+from serengeti_etl.cli.supervision import supervise
 from serengeti_etl.cli.training import evaluate, train
+from serengeti_etl.cli.watching import watch
 from serengeti_etl.errors import SerengetiError
 
 
@@ -26,6 +30,7 @@ def commands() -> None:
 
 
 for _command in (
+    alert,
     browse,
     catalog,
     convert,
@@ -39,8 +44,10 @@ for _command in (
     repair,
     report,
     submit,
+    supervise,
     train,
     verify,
+    watch,
 ):
     commands.add_command(_command)
 
@@ -48,6 +55,8 @@ for _command in (
 def main() -> None:
     """Run the command line and exit with one of its codes."""
     arguments = sys.argv[1:]
+    # A process that a supervisor ends because it hangs says where; so does one that crashes.
+    faulthandler.enable()
     try:
         code = commands.main(arguments, prog_name="serengeti-etl", standalone_mode=False)
     except click.ClickException as error:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,12 @@ from serengeti_etl.cli.options import debug_option, load_named, need_training
 from serengeti_etl.cli.progress import progress_line
 from serengeti_etl.cli.report import report_run
 from serengeti_etl.cli.stopping import stop_on_signals, works_long
+from serengeti_etl.cli.supervision import self_supervise_options, take_supervision
+from serengeti_etl.cli.telling import Telling, telling_options
 from serengeti_etl.errors import Incomplete
 
 if TYPE_CHECKING:
+    from serengeti_etl.cli.telling import Listener
     from serengeti_etl.evaluate.judge import Evaluation
     from serengeti_etl.runs.board import Board
     from serengeti_etl.train.recipe import Recipe
@@ -38,6 +42,8 @@ _SHOWN = {"loss", "score", "class_means_score"}
 @click.option("--scratch", help="Local folder for copies of checkpoints, written first.")
 @click.option("--compile", is_flag=True, help="Let torch compile the network.")
 @board_options
+@telling_options
+@self_supervise_options
 @debug_option
 def train(  # noqa: PLR0913 - one parameter per option
     url: str,
@@ -56,6 +62,8 @@ def train(  # noqa: PLR0913 - one parameter per option
     Several GPUs together: torchrun --nproc-per-node 8 -m serengeti_etl -- train URL --run RUN
     """
     need_training()
+    is_supervised = take_supervision(run, where, hourly_rate)
+    telling = Telling.taken_from(where, is_supervised=is_supervised)
     from serengeti_etl.train.ranks import open_ranks
     from serengeti_etl.train.recipe import Recipe
     from serengeti_etl.train.settings import TrainSettings
@@ -68,11 +76,25 @@ def train(  # noqa: PLR0913 - one parameter per option
         is_alone, is_first = ranks.world_size == 1, ranks.is_first
         asked = threading.Event()
         # torchrun hands each signal on to processes that may have had it already.
-        stop_on_signals(asked.set, seconds=stopping.SAVE_SECONDS, again=is_alone)
+        again_ends = is_alone and not is_supervised  # which does the same
+        stop_on_signals(asked.set, seconds=stopping.SAVE_SECONDS, again=again_ends)
         try:
-            with training_board(run, name, stall_after, hourly_rate) as board:
-                told = board if is_first else None
-                run_training(url, run, settings, places, should_stop=asked.is_set, board=told)
+            with ExitStack() as stack:
+                board = stack.enter_context(training_board(run, name, stall_after, hourly_rate))
+                told = (
+                    [stack.enter_context(telling.open(run, board, settings.settings()))]
+                    if is_first
+                    else []
+                )
+                run_training(
+                    url,
+                    run,
+                    settings,
+                    places,
+                    should_stop=asked.is_set,
+                    board=board if is_first else None,
+                    listeners=told,
+                )
         except Incomplete as error:
             if is_first:
                 again = same_command() if is_alone else same_torchrun(ranks.world_size)
@@ -118,6 +140,7 @@ def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
     *,
     should_stop: Callable[[], bool] = lambda: False,
     board: "Board | None" = None,
+    listeners: "Sequence[Listener]" = (),
 ) -> "TrainResult":
     """Train with a progress line and a board, if there is one; what the run came to."""
     from serengeti_etl.train.loop import train as train_run
@@ -130,6 +153,8 @@ def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
         def show(event: Event) -> None:
             if teller is not None:
                 teller.tell(event)
+            for listener in listeners:
+                listener(event)
             if event.kind in ("start", "resume"):
                 line.total = event.num_steps
                 line.initial = line.n = event.step

@@ -70,6 +70,7 @@ class Answer:
         cache: Cache-Control.
         etag: names this version of the body; None lets the server take a checksum of it.
         inline: sources of inline scripts and styles that may run, from ``inline_source``.
+        styles: sources of styles instead, where they are more than ``inline``.
     """
 
     body: bytes
@@ -78,6 +79,7 @@ class Answer:
     cache: str = NOT_KEPT
     etag: str | None = None
     inline: tuple[str, ...] = ()
+    styles: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -275,7 +275,7 @@ class _Handler(RequestHandler):
         self.set_status(answer.status)
         self._etag = answer.etag and f'"{answer.etag}"'
         self.set_header("Cache-Control", answer.cache)
-        self.set_header("Content-Security-Policy", _policy(answer.inline))
+        self.set_header("Content-Security-Policy", _policy(answer.inline, answer.styles))
         if answer.status == HTTPStatus.NOT_MODIFIED:
             self.set_etag_header()
             self.finish()
@@ -294,9 +294,10 @@ def _request(request: HTTPServerRequest, parts: dict[str, str]) -> Request:
     return Request(path=request.path, parts=parts, query=query, etags=etags - {""})
 
 
-def _policy(inline: Sequence[str]) -> str:
-    sources = " ".join(("'self'", *inline))
+def _policy(inline: Sequence[str], styles: Sequence[str] | None = None) -> str:
+    scripts = " ".join(("'self'", *inline))
+    styled = " ".join(("'self'", *(inline if styles is None else styles)))
     return (
-        f"default-src 'self'; script-src {sources}; style-src {sources}; img-src 'self' data:; "
+        f"default-src 'self'; script-src {scripts}; style-src {styled}; img-src 'self' data:; "
         "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )

@@ -1,0 +1,1 @@
+"""Trackers of experiments that a user may have beside the run's own page: each an extra."""

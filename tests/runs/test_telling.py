@@ -1,0 +1,163 @@
+"""What commands tell beside their work: alerts, supervision of themselves, trackers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serengeti_etl.cli.telling import _flat
+from tests.dataset_factory import make_dataset
+from tests.runs.alert_server import AlertServer
+from tests.runs.test_supervised import read_to, training_below, wait_until
+from tests.runs.test_watch import FAILS
+from tests.train.test_stop import command_of
+
+ROOT = Path(__file__).parents[2]
+
+SUPERVISED = """
+import sys
+assert "--supervised" in sys.argv
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of 27 training and 9 validation images."""
+    return make_dataset(str(tmp_path_factory.mktemp("dataset"))).store.url
+
+
+def run(command: list[str], **more: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | more
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def told(server: AlertServer) -> list[tuple[str, str]]:
+    return [(one.json()["kind"], one.json()["level"]) for one in server.posted]
+
+
+def test_a_training_tells_of_its_best_scores_and_its_end(
+    dataset: str, tmp_path: Path, server: AlertServer
+) -> None:
+    """Best scores, then that it is done; figures stand in TensorBoard's files; exit 0."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = command_of(dataset, tmp_path, pause=0)
+    options = ["--alert", server.url("webhook"), "--alert-quiet", "0", "--name", "lions"]
+    done = run([*command, *options, "--tracker", "tensorboard"])
+    assert done.returncode == 0, done.stderr
+    kinds = told(server)
+    assert kinds[0] == ("best", "info")
+    assert kinds[-1] == ("done", "info")
+    assert server.posted[0].json()["title"].startswith("lions: best score 0.")
+    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    shown.Reload()
+    assert {"val/score", "val/class_means_score"} <= set(shown.Tags()["scalars"])
+    assert [one.step for one in shown.Scalars("val/score")] == [6, 12, 21]
+
+
+def test_a_training_tells_why_it_failed(dataset: str, tmp_path: Path, server: AlertServer) -> None:
+    """A loss that is no number is told with its words; a dead alert server changes nothing."""
+    command = command_of(dataset, tmp_path, pause=0)
+    with (tmp_path / "my recipes" / "tiny.py").open("a") as recipe:
+        recipe.write(FAILS)
+    dead = ["--alert", "webhook+http://127.0.0.1:9/secret"]
+    failed = run([*command, "--alert", server.url("webhook"), *dead])
+    assert failed.returncode == 4, failed.stderr
+    assert "secret" not in failed.stderr
+    assert "an alert to webhook+http://127.0.0.1:9/… was not sent" in failed.stderr
+    value = server.posted[-1].json()
+    assert (value["kind"], value["level"]) == ("failed", "critical")
+    assert "no longer finite" in value["text"]
+
+
+def test_a_training_tells_that_it_was_stopped(
+    dataset: str, tmp_path: Path, server: AlertServer
+) -> None:
+    """SIGTERM: saved, told, exit 3; the command that it names holds no secret."""
+    command = command_of(dataset, tmp_path, pause=0.3)
+    url = server.url("webhook", "secret")
+    with subprocess.Popen(
+        [*command, "--alert", url],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        read_to(process, "step 2")
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3, said
+    assert told(server) == [("stopped", "warning")]
+    assert "saved as checkpoints/step-" in server.posted[0].json()["text"]
+    assert "secret" not in said
+    assert f"webhook+http://127.0.0.1:{server.port}/…" in said
+
+
+def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: AlertServer) -> None:
+    """Killed, it goes on from its checkpoint; only the supervisor tells of the end; hooks run."""
+    command = command_of(dataset, tmp_path, pause=0.1)
+    with (tmp_path / "my recipes" / "tiny.py").open("a") as recipe:
+        recipe.write(SUPERVISED)
+    hook = tmp_path / "hook"
+    options = ["--supervise", "--checkpoint-every", "1", "--on-finish", f"cat > {hook}"]
+    with subprocess.Popen(
+        [*command, *options, "--alert", server.url("webhook"), "--alert-quiet", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        read_to(process, "step 3")
+        training_below(process.pid).kill()
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    kinds = [kind for kind, _ in told(server) if kind != "best"]
+    assert kinds == ["died", "finished"], said
+    assert hook.read_text() == "done\n"
+    assert (tmp_path / "run" / "model.pt").exists()
+
+
+def test_trackers_get_the_recipe_by_dotted_names() -> None:
+    """Of lists the places, of mappings the names; values as they are."""
+    recipe = {"model": "r", "stages": [{"epochs": 2, "image_size": (32, 40)}, {"epochs": 1}]}
+    assert dict(_flat(recipe)) == {
+        "model": "r",
+        "stages.0.epochs": 2,
+        "stages.0.image_size.0": 32,
+        "stages.0.image_size.1": 40,
+        "stages.1.epochs": 1,
+    }
+
+
+def test_supervision_is_refused_where_it_makes_no_sense(dataset: str, tmp_path: Path) -> None:
+    """Its options without it, and inside torchrun, with what to do instead."""
+    command = command_of(dataset, tmp_path, pause=0)
+    alone = run([*command, "--on-finish", "true"])
+    assert alone.returncode == 4
+    assert "--on-finish is 'true', but it must be with --supervise" in alone.stderr
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    inside = run([*command, "--supervise"], **ranks, TORCHELASTIC_RUN_ID="x", LOCAL_RANK="0")
+    assert inside.returncode == 4, inside.stderr
+    assert "supervise torchrun itself, by `serengeti-etl supervise --run " in inside.stderr
+
+
+def test_a_conversion_tells_of_its_end(season: Path, tmp_path: Path, server: AlertServer) -> None:
+    """Done, or failed with the reason; its page's address is the output's."""
+    file = tmp_path / "drawn.py"
+    file.write_text(
+        f"from tests.conftest import season_pipeline\npipeline = season_pipeline({str(season)!r})\n"
+    )
+    alert = ("--alert", server.url("webhook"))
+    convert = [sys.executable, "-m", "serengeti_etl", "convert", str(file), "--cluster", "serial"]
+    done = run([*convert, "--output", str(tmp_path / "out"), *alert])
+    assert done.returncode == 2, done.stderr
+    failed = run([*convert, "--source", "/nowhere", "--output", str(tmp_path / "no"), *alert])
+    assert failed.returncode in (3, 4)
+    assert told(server) == [("done", "info"), ("failed", "critical")]
+    assert server.posted[0].json()["run"] == str(tmp_path / "out")
+    wait_until(lambda: len(server.posted) == 2)

@@ -23,6 +23,7 @@ from serengeti_etl.config import ResizeSettings, SeasonPipeline
 from serengeti_etl.convert.season import convert_season
 from serengeti_etl.dataset.index import Dataset, open_dataset
 from serengeti_etl.errors import ConfigError
+from serengeti_etl.evaluate import tuning
 from serengeti_etl.evaluate.run import evaluate_run
 from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.predict.photographs import Source

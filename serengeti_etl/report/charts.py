@@ -1,7 +1,7 @@
 """Numbers to the shapes of charts, in px of a drawing 360 wide; ``charts.html`` draws them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 220
@@ -191,22 +191,6 @@ def column_chart(labels: Sequence[str], stacks: Sequence[Stack], y_label: str) -
     tallest = max(map(sum, zip(*(stack.heights for stack in stacks), strict=True)), default=0)
     y = Axis(label=y_label, high=tallest or 1)
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(labels))
-    boxes = []
-    for at, label in enumerate(labels):
-        below = 0.0
-        for stack in stacks:
-            height = stack.heights[at]
-            if height > 0:
-                box = Box(
-                    x=round(_LEFT + at * step + step * 0.1, 2),
-                    y=_up(below + height, y),
-                    width=round(step * 0.8, 2),
-                    height=round(_up(below, y) - _up(below + height, y), 2),
-                    colour=stack.colour,
-                    title=f"{label}: {height:,.0f} {stack.name}",
-                )
-                boxes.append(box)
-            below += height
     every = max(1, math.ceil(len(labels) / 8))
     return Chart(
         x_label="",
@@ -217,8 +201,26 @@ def column_chart(labels: Sequence[str], stacks: Sequence[Stack], y_label: str) -
             if at % every == 0
         ),
         y_ticks=tuple(Tick(at=_up(one, y), text=y.text(one)) for one in y.ticks()),
-        boxes=tuple(boxes),
+        boxes=tuple(_boxes(labels, stacks, y, step)),
     )
+
+
+def _boxes(labels: Sequence[str], stacks: Sequence[Stack], y: Axis, step: float) -> Iterator[Box]:
+    """The parts of all columns; what is nothing has none."""
+    for at, label in enumerate(labels):
+        below = 0.0
+        for stack in stacks:
+            height = stack.heights[at]
+            if height > 0:
+                yield Box(
+                    x=round(_LEFT + at * step + step * 0.1, 2),
+                    y=_up(below + height, y),
+                    width=round(step * 0.8, 2),
+                    height=round(_up(below, y) - _up(below + height, y), 2),
+                    colour=stack.colour,
+                    title=f"{label}: {height:,.0f} {stack.name}",
+                )
+            below += height
 
 
 def _across(value: float, axis: Axis) -> float:

@@ -126,38 +126,53 @@ def fill_album(
         room: bytes that the page has left.
         settings: how small they become.
     """
+    filling = _Filling(sheets, room)
     wanted = list(_in_turns(sheets))
-    thumbs: list[list[Thumbnail]] = [[] for _ in sheets]
-    problems: list[str] = []
-    num_failures = num_done = 0
     read = partial(_read, store, settings)
+    num_done = 0
     for (number, one), found in zip(
         wanted, in_order(read, [one for _, one in wanted]), strict=True
     ):
-        if isinstance(found, ResizedImage):
-            shown = thumbnail(found, describe(one), sheets[number].caption(one))
-            if shown.num_bytes > room:
-                break
-            room -= shown.num_bytes
-            thumbs[number].append(shown)
-        else:
-            problems.append(f"{one.image_id} in {one.tar} cannot be shown: {found}")
-            num_failures += isinstance(found, OSError)
-            if num_failures == MAX_FAILURES:
-                problems.append(
-                    "no more photographs were read, as the store failed again and again"
-                )
-                break
+        if not filling.add(number, one, found):
+            break
         num_done += 1
-    shown_sheets = (
-        ShownSheet(name=sheet.name, note=sheet.note, thumbs=tuple(some))
-        for sheet, some in zip(sheets, thumbs, strict=True)
-    )
-    return Album(
-        sheets=tuple(shown_sheets),
-        num_left_out=len(wanted) - num_done,
-        problems=tuple(problems),
-    )
+    return filling.album(num_left_out=len(wanted) - num_done)
+
+
+class _Filling:
+    """An album that is being filled."""
+
+    def __init__(self, sheets: Sequence[Sheet], room: int) -> None:
+        self._sheets, self._room = sheets, room
+        self._thumbs: list[list[Thumbnail]] = [[] for _ in sheets]
+        self._problems: list[str] = []
+        self._num_failures = 0
+
+    def add(self, number: int, one: Photograph, found: ResizedImage | OSError | ImageError) -> bool:
+        """Put a photograph into a sheet; False where there is no room, or no use in going on."""
+        if isinstance(found, ResizedImage):
+            shown = thumbnail(found, describe(one), self._sheets[number].caption(one))
+            if shown.num_bytes > self._room:
+                return False
+            self._room -= shown.num_bytes
+            self._thumbs[number].append(shown)
+            return True
+        self._problems.append(f"{one.image_id} in {one.tar} cannot be shown: {found}")
+        self._num_failures += isinstance(found, OSError)
+        if self._num_failures < MAX_FAILURES:
+            return True
+        said = "no more photographs were read, as the store failed again and again"
+        self._problems.append(said)
+        return False
+
+    def album(self, *, num_left_out: int) -> Album:
+        """What is in it by now."""
+        shown = (
+            ShownSheet(name=sheet.name, note=sheet.note, thumbs=tuple(some))
+            for sheet, some in zip(self._sheets, self._thumbs, strict=True)
+        )
+        problems = tuple(self._problems)
+        return Album(sheets=tuple(shown), num_left_out=num_left_out, problems=problems)
 
 
 def _in_turns(sheets: Sequence[Sheet]) -> Iterator[tuple[int, Photograph]]:

@@ -206,7 +206,7 @@ def test_a_board_changes_nothing(dataset: str, tmp_path: Path) -> None:
             train(dataset, url, tiny.RECIPE, settings=SETTINGS, on_event=tell)
     one, other = (ModelFile.read(Store(url=str(tmp_path / n))) for n in ("with", "without"))
     assert all(torch.equal(value, other.state_dict[key]) for key, value in one.state_dict.items())
-    timed = {"time", "images_per_second", "data_wait"}
+    timed = {"time", "images_per_second", "data_wait", "ready"}
     records = [
         [{k: v for k, v in row.items() if k not in timed} for row in rows_of(run, "metrics.jsonl")]
         for run in (tmp_path / "with", tmp_path / "without")

@@ -14,7 +14,7 @@ ROOT = Path(serengeti_etl.__file__).parent
 
 # Imports go one way: a module may import from its own and earlier layers.
 LAYERS = (
-    ("ahead", "daemon_pool", "errors", "stages", "versions"),
+    ("ahead", "daemon_pool", "errors", "stages", "templates", "versions"),
     ("label_config",),
     ("config",),
     ("retry",),
@@ -72,12 +72,13 @@ HOMES = {
         "cli/main.py",
         "cli/options.py",
         "cli/report.py",
+        "cli/serving.py",
         "cli/supervision.py",
         "cli/telling.py",
         "cli/training.py",
         "cli/watching.py",
     },
-    "jinja2": {"report/pages.py", "runs/page.py", "web/templates.py"},
+    "jinja2": {"templates.py"},
     "mlflow": {"runs/trackers/mlflow.py"},
     "tensorboard": {"runs/trackers/tensorboard.py"},
     "psutil": {"runs/processes.py"},

@@ -14,6 +14,7 @@ from serengeti_etl.browse.query import Found, Query
 from serengeti_etl.dataset.index import Dataset, open_dataset
 from serengeti_etl.errors import SerengetiError
 from serengeti_etl.retry import is_transient
+from serengeti_etl.templates import Templates
 from serengeti_etl.web.answers import (
     ASK_AGAIN,
     FOR_EVER,
@@ -25,7 +26,6 @@ from serengeti_etl.web.answers import (
     unchanged,
 )
 from serengeti_etl.web.files import file_route
-from serengeti_etl.web.templates import Templates
 
 PACKAGE = "serengeti_etl.browse"
 PAGE_SIZE = 60
@@ -141,7 +141,7 @@ class Pages:
             num_pages=num_pages,
             pages=pages,
         )
-        return Answer(body=body, cache=ASK_AGAIN)
+        return Answer(body=body.encode(), cache=ASK_AGAIN)
 
     def _sample(self, request: Request) -> Answer:
         wanted = Filter.of_query(request.query)
@@ -170,7 +170,7 @@ class Pages:
             near=near,
             back=wanted.query(page=(place or 0) // PAGE_SIZE + 1),
         )
-        return Answer(body=body, cache=ASK_AGAIN)
+        return Answer(body=body.encode(), cache=ASK_AGAIN)
 
     def _tile(self, request: Request) -> Answer:
         return self._bytes(request, is_tile=True)

@@ -1,11 +1,11 @@
 """Commands that show pages in a browser: a dataset, picture by picture."""
 
 import contextlib
-import secrets
 
 import click
 
 from serengeti_etl.cli.options import debug_option
+from serengeti_etl.cli.serving import page_options, web_settings, where_shown
 from serengeti_etl.cli.stopping import works_long
 
 
@@ -17,19 +17,7 @@ from serengeti_etl.cli.stopping import works_long
     metavar="URL",
     help="Parquet of images, written by evaluate or predict: shows what a model took them for.",
 )
-@click.option(
-    "--address",
-    default="127.0.0.1:8000",
-    show_default=True,
-    help="Where to listen; port 0 takes a free one. One that others reach needs a token.",
-)
-@click.option("--token", help="To be given once as ?token=; made up where one is needed.")
-@click.option(
-    "--host-name",
-    "host_names",
-    multiple=True,
-    help="By which else the page is asked for, such as that of a proxy; may be repeated.",
-)
+@page_options("127.0.0.1:8000")
 @click.option("--open/--no-open", "opens", help="Open the page in a browser here.")
 @debug_option
 def browse(  # noqa: PLR0913 - one parameter per option
@@ -44,17 +32,13 @@ def browse(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Show the dataset at URL as a page on this machine: filters, thumbnails, sequences."""
     from serengeti_etl.browse.pages import open_pages
-    from serengeti_etl.web.guard import WebSettings
     from serengeti_etl.web.server import WebServer
 
-    settings = WebSettings(address=address, token=token, host_names=host_names)
-    if settings.token is None and settings.is_open:
-        token = secrets.token_urlsafe(24)
-        settings = WebSettings(address=address, token=token, host_names=host_names)
+    settings = web_settings(address, token, host_names)
     pages = open_pages(url, predictions)
     click.echo(f"{url}: {pages.num_images:,} images")
     with WebServer(pages.routes(), settings) as server:
-        where = server.url if token is None else f"{server.url}?token={token}"
+        where = where_shown(server, settings)
         click.echo(f"shown at {where}; Ctrl-C ends it")
         if opens:
             click.launch(where)

@@ -1,7 +1,6 @@
 """The command that watches runs from elsewhere."""
 
 import contextlib
-import secrets
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 from serengeti_etl.cli.alerting import alert_options, open_alerts
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE
 from serengeti_etl.cli.options import debug_option
+from serengeti_etl.cli.serving import page_options, web_settings, where_shown
 from serengeti_etl.cli.stopping import works_long
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ _ONCE_SECONDS = 120.0
 )
 @click.option("--once", is_flag=True, help="Print a table and exit: with 3 if any is in trouble.")
 @click.option("--no-serve", is_flag=True, help="Only look and send alerts, without pages.")
-@click.option("--address", default="127.0.0.1:8765", show_default=True, help="Of the pages.")
-@click.option("--token", help="Must be given to see pages; made up where others reach the address.")
-@click.option("--host-name", "host_names", multiple=True, help="By which else it may be asked.")
+@page_options("127.0.0.1:8765")
 @alert_options
 @debug_option
 def watch(  # noqa: PLR0913 - one parameter per option
@@ -70,7 +68,7 @@ def watch(  # noqa: PLR0913 - one parameter per option
         if no_serve:
             _keep_looking(watching)
         else:
-            _serve(watching, _web_settings(address, token, host_names))
+            _serve(watching, web_settings(address, token, host_names))
     return COMPLETE
 
 
@@ -111,19 +109,5 @@ def _serve(watching: "Watch", settings: "WebSettings") -> None:
     from serengeti_etl.web.server import WebServer
 
     with WebServer(routes(watching), settings) as server:
-        token = f"?token={settings.token}" if settings.token else ""
-        click.echo(f"runs: {server.url}{token}")
+        click.echo(f"runs: {where_shown(server, settings)}")
         _keep_looking(watching)
-
-
-def _web_settings(address: str, token: str | None, host_names: tuple[str, ...]) -> "WebSettings":
-    """Where to serve; with a token of its own making where others could look in."""
-    from serengeti_etl.web.guard import WebSettings, is_loopback
-
-    settings = WebSettings(address=address, token=token, host_names=host_names)
-    if token is None:
-        with contextlib.suppress(ValueError):  # a name: the server says what is wrong
-            if not is_loopback(settings.place[0]):
-                made = secrets.token_urlsafe(24)
-                return WebSettings(address=address, token=made, host_names=host_names)
-    return settings

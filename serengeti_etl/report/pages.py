@@ -1,4 +1,4 @@
-"""Templates to pages: the one home of Jinja2, and how numbers are written for people."""
+"""Templates to pages: and how numbers are written for people."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import jinja2
+from serengeti_etl.templates import Templates
 
 MAX_NUM_BYTES = 5_000_000
 """Of a page, pictures included."""
@@ -52,23 +52,14 @@ def render(template: str, **values: Any) -> bytes:
     """
     script = _text("sort.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template(template)
     made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     fixed = {"style": _text("style.css"), "script": script, "script_sha256": digest}
-    return page.render(**values, **fixed, made_at=made_at).encode()
+    return _templates().page(template, **values, **fixed, made_at=made_at).encode()
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("serengeti_etl.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(_FILTERS)
-    return environment
+def _templates() -> Templates:
+    return Templates("serengeti_etl.report", filters=_FILTERS)
 
 
 def _text(name: str) -> str:

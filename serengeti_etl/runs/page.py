@@ -3,11 +3,10 @@
 import base64
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serengeti_etl.runs.curves import Chart, draw, short_number
@@ -15,7 +14,7 @@ from serengeti_etl.runs.notes import Sample
 from serengeti_etl.runs.status import Status
 
 if TYPE_CHECKING:
-    import jinja2
+    from serengeti_etl.templates import Templates
 
 _TEMPLATE = "page.html"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -73,15 +72,8 @@ class Page:
         Raises:
             ValueError: something in it cannot be drawn; the page stays as it was.
         """
-        import jinja2
-
-        try:
-            self._drawn = self._render(status, facts)
-        except jinja2.TemplateError as error:
-            raise ValueError(str(error)) from error
-
-    def _render(self, status: Status, facts: Facts) -> str:
-        return _template().render(
+        self._drawn = _templates().page(
+            _TEMPLATE,
             status=status,
             state=status.state(status.heartbeat_at),
             share=_share(status),
@@ -127,23 +119,16 @@ def duration(seconds: float | None) -> str:
 
 
 @cache
-def _template() -> "jinja2.Template":
-    import jinja2
+def _templates() -> "Templates":
+    from serengeti_etl.templates import Templates  # in the thread beside the run, not before it
 
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "duration": duration,
         "short": short_number,
         "utc": _utc,
         "data_url": _data_url,
     }
-    return environment.from_string(Path(__file__).with_name(_TEMPLATE).read_text(encoding="utf-8"))
+    return Templates("serengeti_etl.runs", "", filters)
 
 
 def _share(status: Status) -> float | None:

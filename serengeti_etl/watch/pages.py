@@ -16,9 +16,9 @@ from serengeti_etl.runs.page import duration
 from serengeti_etl.runs.status import PAGE_FILE, State, Status
 from serengeti_etl.runs.vigil import Sight
 from serengeti_etl.runs.watch import SeenRun, Watch
+from serengeti_etl.templates import Templates
 from serengeti_etl.web.answers import Answer, PageError, Request, Route, inline_source
 from serengeti_etl.web.files import file_route
-from serengeti_etl.web.templates import Templates
 
 _PACKAGE = "serengeti_etl.watch"
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -99,7 +99,7 @@ class _Pages:
             now=time.strftime("%H:%M:%S UTC", time.gmtime()),
             is_settled=self._watch.is_settled,
         )
-        return Answer(body=body)
+        return Answer(body=body.encode())
 
 
 def card_of(run: SeenRun) -> Card:

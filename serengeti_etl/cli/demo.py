@@ -69,7 +69,9 @@ def _next_steps(output: str) -> str:
         f"photographs and labels: {output}/season\n"
         f"dataset:                {output}/dataset\n"
         f"model and metrics:      {output}/run\n"
-        f"pages for a browser:    {output}/run/index.html, {output}/dataset/run/index.html\n"
+        f"how the run went:       {output}/run/index.html, as a phone would have seen it\n"
+        f"look at the photographs: serengeti-etl browse {output}/dataset --predictions "
+        f"{output}/run/predictions-images.parquet\n"
         "next: copy pipelines/lila_serengeti.py, say where your photographs lie, and run\n"
         "      serengeti-etl plan YOURS.py; serengeti-etl convert YOURS.py --output s3://…"
     )

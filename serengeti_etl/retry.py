@@ -39,6 +39,33 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and not isinstance(error, _FINAL_ERRORS)
 
 
+def patiently(
+    function: Callable[[], ResultT], seconds: float, on_wait: OnRetry = lambda _: None
+) -> ResultT:
+    """What ``function`` gives, which is called again while its errors may pass.
+
+    For those who can wait out an outage; ``retried`` is for single requests.
+
+    Args:
+        function: what to call.
+        seconds: after which no further try begins; 0 for a single one.
+        on_wait: called with the error before each further try.
+    """
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_delay(seconds),
+        wait=tenacity.wait_random_exponential(1.0, _LONGEST_WAIT_SECONDS),
+        retry=tenacity.retry_if_exception(is_transient),
+        before_sleep=lambda state: on_wait(_error_of(state)),
+        reraise=True,
+    )
+    return retrying(function)
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    return error or RuntimeError("a try without an outcome")
+
+
 def is_slow_down(error: BaseException) -> bool:
     """True when the store says that it is asked too much at once."""
     return _SLOW_DOWN.search(str(error)) is not None
@@ -58,9 +85,8 @@ def retried(
     """
 
     def tell(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if on_retry is not None and error is not None:
-            on_retry(error)
+        if on_retry is not None:
+            on_retry(_error_of(state))
 
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(NUM_ATTEMPTS) | tenacity.stop_after_delay(MAX_SECONDS),

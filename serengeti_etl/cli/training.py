@@ -162,7 +162,7 @@ def run_training(  # noqa: PLR0913 - what the demo does not need has defaults
                 line.update()
             elif event.kind == "damaged":
                 line.write(f"checkpoint {event.values['name']} is damaged and was passed over")
-            elif event.kind == "warning":
+            elif event.kind in ("warning", "late"):
                 line.write(f"warning: {event.values['text']}")
             elif event.kind in ("log", "validated"):
                 shown.update({name: event.values[name] for name in _SHOWN & event.values.keys()})

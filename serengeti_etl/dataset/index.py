@@ -303,6 +303,7 @@ class Dataset:
 
         Raises:
             DatasetError: the index is damaged or missing.
+            OSError: the store is away.
         """
         self.shards(split)  # names the splits there are
         try:
@@ -310,6 +311,8 @@ class Dataset:
                 metadata = pq.ParquetFile(file).metadata
             read = partial(self._index_group, metadata, list(columns))
             yield from in_order(read, range(metadata.num_row_groups), _NUM_GROUPS_READ)
+        except (ConnectionError, TimeoutError):
+            raise  # the store is away, which says nothing of the index
         except UNREADABLE as error:
             raise DatasetError(
                 f"{INDEX_FILE} at {self.store.url} cannot be read ({str(error).strip()}); run "

@@ -1,19 +1,22 @@
 """Whole shards from a store, by several requests at once, compared with their checksums."""
 
 import hashlib
+import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from serengeti_etl.config import MIB
 from serengeti_etl.daemon_pool import DaemonPool
 from serengeti_etl.errors import RequestRefused, ShardError
-from serengeti_etl.load.shard_source import Shard
+from serengeti_etl.load.shard_source import CacheSettings, Shard
 from serengeti_etl.load.source_tally import SourceTally
+from serengeti_etl.retry import patiently
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+logger = logging.getLogger(__name__)
 
 PART_NUM_BYTES = 8 * MIB
 """Size of one range request."""
@@ -38,11 +41,15 @@ class ShardFetcher:
     Args:
         shards: by number.
         tally: where fetches are counted.
-        check: compare with checksums; otherwise with sizes alone.
+        settings: whether to compare with checksums, or with sizes alone; and how long a store may
+            be away.
     """
 
-    def __init__(self, shards: Sequence[Shard], tally: SourceTally, *, check: bool) -> None:
-        self._shards, self._tally, self._check = shards, tally, check
+    def __init__(
+        self, shards: Sequence[Shard], tally: SourceTally, settings: CacheSettings
+    ) -> None:
+        self._shards, self._tally, self._check = shards, tally, settings.check
+        self._patience_seconds = settings.patience_seconds
         self._is_closed = False
 
     def fetch(self, shard: int, sink: Sink) -> bytes | None:
@@ -113,42 +120,49 @@ class ShardFetcher:
             pool.abandon()
 
     def _read_span(self, what: Shard, span: Span) -> bytes:
-        with self._asking(what):
+        def read() -> bytes:
             try:
-                part = what.store.read_range(what.info.tar_name, *span)
+                return what.store.read_range(what.info.tar_name, *span)
             except RequestRefused:
                 # Past the end of a cut shard, or a server without ranges: the whole will tell.
                 return b""
-        self._tally.add(num_bytes_fetched=len(part))
-        return part
+
+        return self._ask(what, read)
 
     def _read(self, what: Shard) -> bytes:
-        with self._asking(what):
-            content = what.store.read(what.info.tar_name)
-        self._tally.add(num_bytes_fetched=len(content))
-        return content
+        return self._ask(what, lambda: what.store.read(what.info.tar_name))
 
     def _matches(self, what: Shard, content: bytes) -> bool:
         if len(content) != what.info.num_bytes:
             return False
         return not self._check or hashlib.sha256(content).hexdigest() == what.info.sha256
 
-    @contextmanager
-    def _asking(self, what: Shard) -> Iterator[None]:
-        """Around a request: its errors name the shard, the cause and what to do."""
-        if self._is_closed:
-            raise closed(what)
-        try:
+    def _ask(self, what: Shard, read: Callable[[], bytes]) -> bytes:
+        """What ``read`` brings, in the end; its errors name the shard, the cause and what to do."""
+
+        def attempt() -> bytes:
+            if self._is_closed:
+                raise closed(what)
             with self._tally.timed("seconds_fetching"):
-                yield
+                return read()
+
+        def tell(error: BaseException) -> None:
+            logger.warning("shard %s is waited for: %s: %s", what.info.name, what.url, error)
+
+        try:
+            content = patiently(attempt, self._patience_seconds, tell)
         except FileNotFoundError as error:
             raise missing(what) from error
+        except ShardError:
+            raise
         except OSError as error:
             raise ShardError(
                 f"shard {what.info.name} cannot be read from {what.url} "
                 f"({type(error).__name__}: {error}); when the store answers again, the same "
                 "command goes on from the last checkpoint"
             ) from error
+        self._tally.add(num_bytes_fetched=len(content))
+        return content
 
 
 def missing(what: Shard) -> ShardError:

@@ -38,6 +38,7 @@ class CacheSettings:
         limit_bytes: size that the folder, or without one the memory, is kept within. What the
             batches in work need at once beyond it is held in memory all the same.
         ahead_bytes: size of the shards that are brought, or checked, before a batch needs them.
+        patience_seconds: that a store may be away before it counts as an error.
         check: compare every shard with its checksum before its first use in a run; otherwise with
             its size alone.
     """
@@ -45,6 +46,7 @@ class CacheSettings:
     folder: str | None = "~/.cache/serengeti-etl"
     limit_bytes: int = 8192 * MIB
     ahead_bytes: int = 512 * MIB
+    patience_seconds: float = 0.0
     check: bool = True
 
     def __post_init__(self) -> None:

@@ -87,7 +87,7 @@ class BackgroundSource:
         self, shards: Sequence[Shard], settings: CacheSettings, spans: dict[int, list[Span]]
     ) -> None:
         self._shards, self._tally, self._spans = shards, SourceTally(), spans
-        self._fetcher = ShardFetcher(shards, self._tally, check=settings.check)
+        self._fetcher = ShardFetcher(shards, self._tally, settings)
         self._bringers = self._make_bringers(settings)
         sizes = [shard.info.num_bytes for shard in shards]
         for shard, these in spans.items():

@@ -26,6 +26,7 @@ import torch
 from serengeti_etl.dataset.index import Dataset, DatasetIndex
 from serengeti_etl.errors import ConfigError, RunError, refuse_newer
 from serengeti_etl.storage import Store
+from serengeti_etl.train.outbox import Outbox
 from serengeti_etl.train.recipe import Recipe
 
 RUN_FILE = "run.json"
@@ -45,6 +46,10 @@ _TORCH_FILE_ERRORS = (
     ValueError,
 )
 _MAGIC = b"serengeti-run/1\n"
+STOP_SECONDS = 10.0
+"""For what has not arrived yet, when the run is to stop."""
+
+_STATES = f"{FOLDER}/step-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +87,16 @@ class ModelFile:
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 
-    def write(self, run: Store, name: str = MODEL_FILE) -> None:
-        """Write as a plain torch file: ``torch.load(..., weights_only=True)`` reads it."""
+    def content(self) -> bytes:
+        """A plain torch file: ``torch.load(..., weights_only=True)`` reads it."""
         value = {field: getattr(self, field) for field in self.__slots__}
         buffer = io.BytesIO()
         torch.save(value, buffer)
-        run.write(name, buffer.getbuffer())
+        return buffer.getvalue()
+
+    def write(self, run: Store, name: str = MODEL_FILE) -> None:
+        """Put its ``content`` at ``name``."""
+        run.write(name, self.content())
 
     @staticmethod
     def read(run: Store, name: str = MODEL_FILE) -> "ModelFile":
@@ -140,6 +149,8 @@ def facts_of(info: DatasetIndex) -> dict[str, Any]:
     """What a model keeps of the dataset that it was trained on: fields of ``ModelFile``."""
     data = {key: str(info.settings.get(key, "")) for key in ("licence", "citation")}
     return {
+        "classes": info.classes,
+        "plan_hash": info.plan_hash,
         "resize": dict(info.settings.get("resize", {})),
         "versions": dict(info.versions),
         "data": {"name": info.name, **data},
@@ -189,39 +200,91 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
 class Checkpoints:
     """The states of a run, kept where the run lies, and before that on a disk nearby, if given.
 
+    What the run's store cannot take now, as it is away, it gets later, from a thread.
+
     Args:
         run: folder or bucket prefix of the run.
         scratch: local folder for copies; a state is there before it travels to the bucket, and is
             used when it has not arrived there.
         num_kept: states kept in each; those before the last are used when the last is damaged.
+        outbox: of the run; by default one that tells nobody.
     """
 
-    def __init__(self, run: Store, scratch: Store | None = None, num_kept: int = 2) -> None:
+    def __init__(
+        self,
+        run: Store,
+        scratch: Store | None = None,
+        num_kept: int = 2,
+        outbox: Outbox | None = None,
+    ) -> None:
         self._run, self._num_kept = run, num_kept
         # The nearest first.
         self._stores = [run] if scratch is None else [scratch, run]
+        self._outbox = outbox or Outbox()
 
     def save(
         self, step: int, state: dict[str, Any], before: Callable[[], None] = lambda: None
-    ) -> str:
-        """Name of the file that now holds ``state``; all but the last few are removed.
+    ) -> None:
+        """Save ``state`` as that of ``step``; all but the last few are removed.
 
         Args:
             step: steps that the run has done.
             state: tensors and plain values only.
-            before: called before the run gets the state, and after the copy nearby is made.
+            before: called before the run gets the state, and after the copy nearby is made; from
+                another thread, if that is later.
+
+        Raises:
+            OSError: a store failed, and will fail again.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        content = buffer.getvalue()
-        name = f"{FOLDER}/step-{step:09d}.pt"
-        for store in self._stores:
-            if store is self._run:
-                before()
-            store.write(name, _MAGIC + hashlib.sha256(content).digest() + content)
-            for old in _state_files(store)[: -self._num_kept]:
-                store.delete(old)
-        return name
+        payload = buffer.getvalue()
+        content = _MAGIC + hashlib.sha256(payload).digest() + payload
+        name = f"{_STATES}{step:09d}.pt"
+        for store in self._stores[:-1]:
+            self._put(store, name, content)
+
+        def deliver() -> None:
+            before()
+            self._put(self._run, name, content)
+
+        self._outbox.send("state", name, deliver)
+
+    def save_best(self, model: ModelFile) -> None:
+        """Save ``model``, as it is now, as the best so far. Raises as ``save``."""
+        self._save_model(model, BEST_FILE)
+
+    def save_final(self, model: ModelFile) -> None:
+        """Save ``model`` as what the run came to. Raises as ``save``."""
+        self._save_model(model, MODEL_FILE)
+
+    def arrived(self) -> list[str]:
+        """Names of the states that the run's store has got since the last call, the last one last.
+
+        Each is that of a whole file.
+        """
+        return [name for name in self._outbox.arrived() if name.startswith(_STATES)]
+
+    def finish(self, seconds: float = STOP_SECONDS) -> None:
+        """Return when all has arrived.
+
+        Args:
+            seconds: to wait for it; by default those of a run that is asked to stop.
+
+        Raises:
+            Incomplete: it has not.
+            OSError: as ``save``.
+        """
+        self._outbox.finish(seconds)
+
+    def _save_model(self, model: ModelFile, name: str) -> None:
+        content = model.content()
+        self._outbox.send(name, name, lambda: self._run.write(name, content))
+
+    def _put(self, store: Store, name: str, content: bytes) -> None:
+        store.write(name, content)
+        for old in _state_files(store)[: -self._num_kept]:
+            store.delete(old)
 
     def load(self, on_damaged: Callable[[str], None]) -> dict[str, Any] | None:
         """The last usable state, tensors on the CPU; None if there is no state at all.

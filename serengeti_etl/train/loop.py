@@ -12,6 +12,7 @@ running statistics of BatchNorm, of which the first rank's are passed on; so it 
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,17 @@ from serengeti_etl.errors import Incomplete, RunError, require
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
+from serengeti_etl.retry import patiently
 from serengeti_etl.storage import Store
 from serengeti_etl.train.average import WeightAverage
-from serengeti_etl.train.checkpoint import BEST_FILE, Checkpoints, ModelFile, claim_run, facts_of
+from serengeti_etl.train.checkpoint import Checkpoints, ModelFile, claim_run, facts_of
 from serengeti_etl.train.feed import Clock, on_device
 from serengeti_etl.train.layers import parameter_groups, set_trainable
 from serengeti_etl.train.losses import CALIBRATION_WARNING, LOSSES
 from serengeti_etl.train.metrics import MetricsFile
 from serengeti_etl.train.mixup import mix, seed_torch
 from serengeti_etl.train.model import build_classifier, mixed_precision
+from serengeti_etl.train.outbox import Outbox
 from serengeti_etl.train.place import RunPlace
 from serengeti_etl.train.ranks import Ranks, open_ranks, synced_batch_norm, without_exchange
 from serengeti_etl.train.recipe import Recipe, Stage, one_cycle
@@ -64,14 +67,15 @@ def train(  # noqa: PLR0913 - the public signature
         DatasetError: there is no finished dataset.
         ShardError: a shard is damaged.
         RunError: no checkpoint can be used, or the loss is no longer a number.
-        Incomplete: it was asked to stop; the same call goes on.
+        Incomplete: asked to stop, or what it saved never arrived; the same call goes on.
     """
     settings = settings or TrainSettings()
     dataset = Dataset(Store(url=dataset_url, options=settings.dataset_options))
     run = Store(url=run_url, options=settings.run_options)
     watch = Watch(on_event=on_event, should_stop=should_stop)
-    with open_ranks(settings.torch_device) as ranks:
-        return _Trainer(dataset, run, recipe, settings, watch).train(ranks)
+    trainer = _Trainer(dataset, run, recipe, settings, watch)
+    with open_ranks(settings.torch_device) as ranks, trainer.outbox:
+        return trainer.train(ranks)
 
 
 class _Trainer:
@@ -85,11 +89,13 @@ class _Trainer:
         self._stages = recipe.active_stages
         self._num_images = dataset.num_images("train")
         self._last_checkpoint = "none yet"
+        self.outbox = Outbox(self._tell_late)
 
     def train(self, ranks: Ranks) -> TrainResult:
         self._ranks, self._device = ranks, ranks.own(self._settings.torch_device)
         self._loss_sum = self._zero()
-        self._check_stages()
+        num_parts = ranks.world_size * self._settings.accumulate
+        self._recipe.check_fits(self._num_images, num_parts, self._device.type)
         self._build_model()
         self._run_id = ranks.from_first(self._claim)
         state = self._restore()
@@ -106,22 +112,10 @@ class _Trainer:
             self._train_stage(self._stages[self._place.stage], state and state["optimizer"])
             state = None
         if ranks.is_first:
-            self._model_file().write(self._run)
+            self._checkpoints.save_final(self._model_file())
+            self._checkpoints.finish(self._settings.patience_seconds)
         self._tell("done", name="model.pt")
         return TrainResult.of(self._run_id, self._place)
-
-    def _check_stages(self) -> None:
-        # The loader of a late stage would say so hours later.
-        num_images = self._num_images
-        num_parts = self._ranks.world_size * self._settings.accumulate
-        for stage in self._stages:
-            what, size = f"batch_size of stage {stage.name!r}", stage.batch_size
-            require(size <= num_images, what, size, f"at most {num_images}, the training images")
-            allowed = f"a multiple of {num_parts}, the ranks times accumulate"
-            require(size % num_parts == 0, what, size, allowed)
-        is_on_gpu = self._device.type == "cuda"
-        synced = self._recipe.sync_batch_norm
-        require(is_on_gpu or not synced, "sync_batch_norm", synced, "False on a CPU")
 
     def _build_model(self) -> None:
         recipe = self._recipe
@@ -153,7 +147,7 @@ class _Trainer:
         """Take up the last usable checkpoint, if there is one."""
         scratch, num_kept = self._settings.scratch, self._settings.num_kept
         nearby = None if scratch is None else Store(url=f"{scratch}/{self._run_id}")
-        self._checkpoints = Checkpoints(self._run, nearby, num_kept)
+        self._checkpoints = Checkpoints(self._run, nearby, num_kept, self.outbox)
         state = self._ranks.from_first(
             lambda: self._checkpoints.load(lambda name: self._tell("damaged", name=name))
         )
@@ -185,7 +179,8 @@ class _Trainer:
     def _loader(self, split: str, stage: Stage, **more: Any) -> ShardLoader:
         """Of this rank's share of a part of each batch."""
         num_ranks = self._ranks.world_size
-        return ShardLoader(
+        make = partial(
+            ShardLoader,
             self._dataset,
             split=split,
             batch_size=stage.batch_size // (num_ranks * self._settings.accumulate),
@@ -194,6 +189,7 @@ class _Trainer:
             world_size=num_ranks,
             **more,
         )
+        return patiently(make, self._settings.patience_seconds)
 
     def _train_stage(self, stage: Stage, optimizer_state: dict[str, Any] | None) -> None:
         set_trainable(self._model, stage.trainable)
@@ -261,9 +257,7 @@ class _Trainer:
         self._optimizer.step()
         if self._average is not None:
             self._average.update(self._model)
-        place.step += 1
-        place.steps_of_stage += 1
-        place.num_losses += 1
+        place.advance()
 
     def _log(self, stage: Stage, clock: Clock) -> None:
         """Record the mean loss since the last record."""
@@ -299,7 +293,7 @@ class _Trainer:
         if place.best_score is None or scores.score < place.best_score:
             place.best_score = scores.score
             if self._ranks.is_first:
-                self._model_file().write(self._run, BEST_FILE)
+                self._checkpoints.save_best(self._model_file())
 
     def _watched(self, batches: Iterable[Batch], train_loader: ShardLoader) -> Iterator[Batch]:
         for batch in batches:
@@ -319,9 +313,11 @@ class _Trainer:
         """Save and end if any rank was asked to stop; all ranks do so after the same step."""
         if self._ranks.any(self._watch.should_stop()):
             self._checkpoint(loader)
-            raise Incomplete(
-                f"stopped at step {self._place.step}, saved as {self._last_checkpoint}"
-            )
+            if self._ranks.is_first:
+                self._checkpoints.finish()
+                self._tell_arrived()
+            saved = f"saved as {self._last_checkpoint}"
+            raise Incomplete(f"stopped at step {self._place.step}, {saved}")
 
     def _checkpoint(self, loader: ShardLoader) -> None:
         place = self._place
@@ -343,9 +339,8 @@ class _Trainer:
         }
         if self._ranks.is_first:
             # The records first: what a checkpoint counts on is there before it.
-            name = self._checkpoints.save(place.step, state, before=self._metrics.write)
-            self._last_checkpoint = name
-            self._tell("checkpoint", name=name)
+            self._checkpoints.save(place.step, state, before=self._metrics.write)
+            self._tell_arrived()
 
     def _read_loss(self) -> float:
         total = float(self._ranks.mean(self._loss_sum))
@@ -378,14 +373,20 @@ class _Trainer:
         """The stage that the run is in; at its end the last one."""
         return self._stages[min(self._place.stage, len(self._stages) - 1)]
 
+    def _tell_arrived(self) -> None:
+        for name in self._checkpoints.arrived():
+            self._last_checkpoint = name
+            self._tell("checkpoint", name=name)
+
+    def _tell_late(self, error: OSError) -> None:
+        self._tell("late", text=f"nothing can be saved at {self._run.url} for now: {error}")
+
     def _model_file(self) -> ModelFile:
         model = self._model if self._average is None else self._average.model
         return ModelFile(
             model=self._recipe.model,
-            classes=self._dataset.classes,
             image_size=self._stage.image_size,
             state_dict={name: value.cpu() for name, value in model.network.state_dict().items()},
-            plan_hash=self._dataset.plan_hash,
             step=self._place.step,
             sequence_means=tuple(self._validation.means_C.tolist()),
             crop_bottom=self._recipe.crop_bottom,

@@ -34,6 +34,12 @@ class RunPlace:
     best_score: float | None = None
     class_means_score: float | None = None
 
+    def advance(self) -> None:
+        """One more step is done, and its loss in the sum."""
+        self.step += 1
+        self.steps_of_stage += 1
+        self.num_losses += 1
+
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return {name: getattr(self, name) for name in self.__slots__}

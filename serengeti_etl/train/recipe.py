@@ -179,6 +179,25 @@ class Recipe:
             return self.stages
         return tuple(stage for stage in self.stages if stage.trainable == "all")
 
+    def check_fits(self, num_images: int, num_parts: int, device: str) -> None:
+        """Nothing, if it can be trained there: the loader of a late stage would say so hours later.
+
+        Args:
+            num_images: of the training split.
+            num_parts: that each batch is worked through in: ranks times ``accumulate``.
+            device: kind of what the network is on, such as ``cuda``.
+
+        Raises:
+            ConfigError: a batch is larger than the split or cannot be divided, or the CPU cannot.
+        """
+        for stage in self.active_stages:
+            what, size = f"batch_size of stage {stage.name!r}", stage.batch_size
+            require(size <= num_images, what, size, f"at most {num_images}, the training images")
+            allowed = f"a multiple of {num_parts}, the ranks times accumulate"
+            require(size % num_parts == 0, what, size, allowed)
+        synced = self.sync_batch_norm
+        require(device == "cuda" or not synced, "sync_batch_norm", synced, "False on a CPU")
+
     def settings(self) -> dict[str, Any]:
         """Everything as plain JSON values, as ``run.json`` keeps it."""
         value = dataclasses.asdict(self)

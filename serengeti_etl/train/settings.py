@@ -27,6 +27,8 @@ class TrainSettings:
         checkpoint_every: steps between checkpoints, beside those at the end of each epoch.
         num_kept: checkpoints kept, beside the best weights.
         scratch: local folder for copies of the checkpoints of a run in a bucket, written first.
+        patience_seconds: that the stores may be away before the run ends, to be continued: in the
+            meantime what is to be saved waits beside it, and it waits for shards.
         log_every: steps between records of the loss.
         num_threads: threads that decode; None means as many as the process may use cores.
         cache_folder: local folder for the shards of a bucket.
@@ -42,6 +44,7 @@ class TrainSettings:
     checkpoint_every: int = 500
     num_kept: int = 2
     scratch: str | None = None
+    patience_seconds: float = 900.0
     log_every: int = 20
     num_threads: int | None = None
     cache_folder: str = "~/.cache/serengeti-etl"
@@ -77,7 +80,11 @@ class TrainSettings:
         return LoaderSettings(
             image_size=image_size,
             num_threads=self.num_threads,
-            cache=CacheSettings(folder=self.cache_folder, limit_bytes=self.cache_bytes),
+            cache=CacheSettings(
+                folder=self.cache_folder,
+                limit_bytes=self.cache_bytes,
+                patience_seconds=self.patience_seconds,
+            ),
             pin_memory=self.torch_device.type == "cuda",
             **more,
         )
@@ -97,7 +104,8 @@ class Event:
             ``class_means_score`` and ``samples``, a few photographs with what the model makes of
             them. ``checkpoint``: one was written; ``damaged``: one could not be used; ``done``:
             ``model.pt`` is there. The last three have a ``name``. ``warning``: before the first
-            step; has a ``text``.
+            step; has a ``text``, as
+            has ``late``: the store is away, and what is to be saved waits for it.
         stage: name of the stage.
         epoch: epochs done in all stages.
         num_epochs: epochs of all stages.
@@ -116,6 +124,7 @@ class Event:
         "validated",
         "checkpoint",
         "damaged",
+        "late",
         "done",
     ]
     stage: str

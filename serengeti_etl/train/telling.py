@@ -37,8 +37,8 @@ class BoardTeller:
         elif event.kind == "damaged":
             said = f"checkpoint {values['name']} is damaged and was passed over"
             board.event("damaged", said, "warning")
-        elif event.kind == "warning":
-            board.event("warning", values["text"], "warning")
+        elif event.kind in ("warning", "late"):
+            board.event(event.kind, values["text"], "warning")
 
     def _open(self, event: Event) -> None:
         board, values = self._board, event.values

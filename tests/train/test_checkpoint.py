@@ -1,6 +1,7 @@
 """State files survive anything or are refused."""
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serengeti_etl.errors import ConfigError, RunError
+from serengeti_etl.errors import ConfigError, Incomplete, RunError
 from serengeti_etl.storage import Store
+from serengeti_etl.train import outbox as outbox_module
 from serengeti_etl.train.checkpoint import Checkpoints, ModelFile, weights_sha256
+from serengeti_etl.train.outbox import Outbox
 
 
 def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
@@ -32,7 +35,9 @@ def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
 def one_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """A state file and its bytes."""
     folder = tmp_path_factory.mktemp("run")
-    name = Checkpoints(Store(url=str(folder))).save(1, {"weights": torch.arange(5)})
+    checkpoints = Checkpoints(Store(url=str(folder)))
+    checkpoints.save(1, {"weights": torch.arange(5)})
+    (name,) = checkpoints.arrived()
     return folder, (folder / name).read_bytes()
 
 
@@ -84,18 +89,43 @@ def states_in(folder: Path) -> list[str]:
 def test_a_state_nearby_outlives_a_bucket_that_is_away(tmp_path: Path) -> None:
     """A state that could not travel is there nearby, and is what the run goes on from."""
     run, near = Store(url=str(tmp_path / "run")), Store(url=str(tmp_path / "near"))
-    checkpoints = Checkpoints(run, near, num_kept=2)
-    checkpoints.save(1, {"step": 1})
 
     def away() -> None:
         raise OSError("the store is away")
 
-    with pytest.raises(OSError, match="away"):
+    with Outbox() as outbox:
+        checkpoints = Checkpoints(run, near, 2, outbox)
+        checkpoints.save(1, {"step": 1})
         checkpoints.save(2, {"step": 2}, before=away)
+        assert checkpoints.arrived() == ["checkpoints/step-000000001.pt"]
+        with pytest.raises(Incomplete, match=r"step-000000002\.pt could not be written within 0 s"):
+            checkpoints.finish(0.1)
     assert states_in(tmp_path / "run") == ["step-000000001.pt"]
     assert states_in(tmp_path / "near") == ["step-000000001.pt", "step-000000002.pt"]
     assert checkpoints.load(print) == {"step": 2}
     assert Checkpoints(run).load(print) == {"step": 1}
+
+
+def test_a_late_state_is_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is delivered late is the state at its step, not what has become of it meanwhile."""
+    monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.01)
+    is_back = threading.Event()
+
+    def before() -> None:
+        if not is_back.is_set():
+            raise OSError("the store is away")
+
+    run, weights = Store(url=str(tmp_path)), torch.zeros(3)
+    with Outbox() as outbox:
+        checkpoints = Checkpoints(run, outbox=outbox)
+        checkpoints.save(1, {"weights": weights}, before)
+        weights += 1
+        is_back.set()
+        checkpoints.finish(30)
+        assert checkpoints.arrived() == ["checkpoints/step-000000001.pt"]
+    state = Checkpoints(run).load(print)
+    assert state is not None
+    assert state["weights"].tolist() == [0.0] * 3
 
 
 @pytest.mark.parametrize("damaged", ["run", "near"])

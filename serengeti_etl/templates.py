@@ -25,6 +25,7 @@ class Templates:
             loader=PackageLoader(package, folder),
             autoescape=True,
             undefined=StrictUndefined,
+            keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
         )

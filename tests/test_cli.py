@@ -83,6 +83,7 @@ def test_convert_info_and_verify(pipeline_file: Path, tmp_path: Path) -> None:
     assert "max_sequences was None and is now 12" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_dataset_grows_and_tries_rejects_again(season: Path, tmp_path: Path) -> None:
     """Convert again adds what is new; --retry-rejects says what came of it."""
     growing = GrowingSeason(season, tmp_path / "source")
@@ -151,6 +152,7 @@ def test_a_cluster_s_dashboard_is_named_and_its_report_written(
     assert f"number of tasks: {num_shards} " in text
 
 
+@pytest.mark.slow
 def test_several_sizes_from_plan_to_verify(season: Path, tmp_path: Path) -> None:
     """Plan prices each size, convert makes a dataset per size, which info and verify read."""
     (tmp_path / "two.py").write_text(
@@ -247,6 +249,7 @@ recipe = Recipe(model="resnet18", stages=(stage,))
 """
 
 
+@pytest.mark.slow
 def test_train_and_evaluate(pipeline_file: Path, tmp_path: Path) -> None:
     """Train leaves a run that evaluate scores, and the same train again has nothing left to do."""
     output, results = str(tmp_path / "dataset"), str(tmp_path / "run")
@@ -327,6 +330,7 @@ def test_a_refused_split_still_shows_the_label_file(tmp_path: Path) -> None:
     assert "Not a directory" in below_a_file.stderr
 
 
+@pytest.mark.slow
 def test_export_hands_a_dataset_on(pipeline_file: Path, tmp_path: Path) -> None:
     """A split of a dataset becomes COCO, and all of it a Camtrap DP once places are given."""
     output = str(tmp_path / "dataset")

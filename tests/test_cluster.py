@@ -318,6 +318,7 @@ def process_of(task: Number) -> int:  # noqa: ARG001 - what a runner calls
     return os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "reason"),
     [("2", "code 2 (here 1)"), ("none", "code unknown (here 1), Python unknown (here 3)")],

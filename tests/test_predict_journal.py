@@ -156,6 +156,7 @@ run.predict_photographs(model, Source(url=photographs), settings, kill)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on(
     model: str, season: Path, tmp_path: Path, fetched: list[int]
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_killed_prediction_goes_on(
     assert sorted(path.name for path in folder.iterdir()) == ["images.csv", "sequences.parquet"]
 
 
+@pytest.mark.slow
 def test_another_prediction_starts_anew(
     model: str, season: Path, tmp_path: Path, fetched: list[int]
 ) -> None:

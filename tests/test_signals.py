@@ -152,6 +152,7 @@ def test_on_a_cluster_while_every_fetch_hangs(
     assert files_below(output) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop_seconds", "signals"),
     [(STOP_SECONDS, [signal.SIGTERM]), (1000.0, [signal.SIGINT, signal.SIGTERM])],

@@ -336,6 +336,7 @@ def test_an_output_that_is_no_zip_is_refused(run: str, tmp_path: Path) -> None:
         write_submission(run, str(tmp_path / "submission"))
 
 
+@pytest.mark.slow
 def test_the_commands_say_what_they_wrote(run: str, package: Path, tmp_path: Path) -> None:
     """``submit`` makes the very zip, ``export-model`` the folder; without a run, one line."""
 

@@ -170,6 +170,7 @@ def test_a_model_folder_carries_the_tuning(
     assert plain.equals(predicted(run, photographs, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_tuned_submission_says_what_evaluation_did(
     dataset: Dataset, run: str, season: Path, tmp_path: Path
 ) -> None:
@@ -292,6 +293,7 @@ def test_a_serving_that_makes_no_sense_is_refused(run: str) -> None:
     assert Serving.from_json(json.loads(json.dumps(dataclasses.asdict(made)))) == made
 
 
+@pytest.mark.slow
 def test_the_commands_know_what_is_tuned(
     run: str, season: Path, dataset: Dataset, tmp_path: Path
 ) -> None:

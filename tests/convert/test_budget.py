@@ -155,6 +155,7 @@ def bucket_pipeline(server: FaultServer) -> SeasonPipeline:
     return replace(pipeline, storage_options=options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_faults_that_pass_leave_no_trace(
     server: FaultServer, pipeline: SeasonPipeline, tmp_path: Path, seed: int

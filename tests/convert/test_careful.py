@@ -156,6 +156,7 @@ def digests(output: Path) -> dict[str, str]:
     return dict(rows)
 
 
+@pytest.mark.slow
 def test_poison_on_a_cluster_costs_one_worker_each(
     season: Path, pipeline: SeasonPipeline, tmp_path: Path, deaths: Callable[[], str]
 ) -> None:

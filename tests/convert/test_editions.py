@@ -346,6 +346,7 @@ def test_a_second_archive_brings_what_was_missing(season: Path, tmp_path: Path) 
     check_whole(output)
 
 
+@pytest.mark.slow
 def test_a_dataset_in_a_bucket_grows(
     growing: GrowingSeason,
     growing_pipeline: SeasonPipeline,
@@ -420,6 +421,7 @@ def deaths(
             return
 
 
+@pytest.mark.slow
 def test_growth_killed_at_any_write_ends_in_the_same_bytes(
     growing: GrowingSeason,
     growing_pipeline: SeasonPipeline,
@@ -475,6 +477,7 @@ def test_a_killed_growth_can_be_taken_back_until_it_is_planned(
     assert num_taken_back > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain_every", [None, 4], ids=["the same command", "a plain one"])
 def test_a_retry_killed_at_any_write_ends_in_the_same_bytes(
     growing: GrowingSeason,

@@ -66,6 +66,7 @@ def alone(dataset: Dataset) -> list[str]:
     return [name for _, name in sorted(pairs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(2, 3), (3, 2)])
 def test_ranks_that_are_killed_go_on_as_another_number_of_ranks(
     dataset: Dataset, tmp_path: Path, first: int, second: int

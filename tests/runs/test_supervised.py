@@ -148,6 +148,7 @@ def test_a_rank_of_torchrun_that_is_killed(dataset: str, tmp_path: Path) -> None
     assert (tmp_path / "run" / "model.pt").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_training_save(dataset: str, tmp_path: Path) -> None:
     """The supervisor exits with 3 and names the command; the step in hand is saved."""
     command = [*supervise(tmp_path), *command_of(dataset, tmp_path, pause=0.3)]
@@ -163,6 +164,7 @@ def test_sigterm_lets_the_training_save(dataset: str, tmp_path: Path) -> None:
     assert continuing_command(own.replace("-etl: to", "; to")) == command
 
 
+@pytest.mark.slow
 def test_a_supervisors_death_leaves_no_orphan(dataset: str, tmp_path: Path) -> None:
     """Killed itself, its training saves and ends, though nobody reads its output any more."""
     command = [*supervise(tmp_path), *command_of(dataset, tmp_path, pause=0.3)]
@@ -278,6 +280,7 @@ def test_a_limit_of_time_ends_it_with_3(tmp_path: Path) -> None:
     assert ended.stdout.startswith("limit: it has taken 0.000")
 
 
+@pytest.mark.slow
 def test_processes_that_a_death_leaves_behind_are_ended() -> None:
     """A grandchild in a session of its own, as torchrun's workers are, does not work on."""
     script = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '300'], "

@@ -39,6 +39,7 @@ def told(server: AlertServer) -> list[tuple[str, str]]:
     return [(one.json()["kind"], one.json()["level"]) for one in server.posted]
 
 
+@pytest.mark.slow
 def test_a_training_tells_of_its_best_scores_and_its_end(
     dataset: str, tmp_path: Path, server: AlertServer
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_training_tells_why_it_failed(dataset: str, tmp_path: Path, server: Al
     assert "no longer finite" in value["text"]
 
 
+@pytest.mark.slow
 def test_a_training_tells_that_it_was_stopped(
     dataset: str, tmp_path: Path, server: AlertServer
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_training_tells_that_it_was_stopped(
     assert f"webhook+http://127.0.0.1:{server.port}/…" in said
 
 
+@pytest.mark.slow
 def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: AlertServer) -> None:
     """Killed, it goes on from its checkpoint; only the supervisor tells of the end; hooks run."""
     command = command_of(dataset, tmp_path, pause=0.1)

@@ -142,6 +142,7 @@ def shards(
         yield url, proxy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [".parquet", ".tar"])
 def test_index_and_shards_are_waited_for(
     kind: str, shards: tuple[str, FaultServer], undisturbed: ModelFile, tmp_path: Path

@@ -96,6 +96,7 @@ def state_on_page(browser: Browser, run: Path, now: float) -> str:
         return str(shown.page.inner_text("#state"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_lost_and_goes_on_where_it_was(
     browser: Browser, dataset: str, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_killed_run_is_lost_and_goes_on_where_it_was(
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_is_told_with_its_checkpoint(
     browser: Browser, dataset: str, tmp_path: Path
 ) -> None:
@@ -344,6 +346,7 @@ def test_the_page_of_a_demo_is_small(dataset: str, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_down_for_a_while_stops_no_training(
     dataset: str, s3_endpoint: str, make_bucket: Callable[[str], str]
 ) -> None:

@@ -74,6 +74,7 @@ def run_of(folder: Path) -> dict[str, torch.Tensor]:
     return ModelFile.read(Store(url=str(folder / "run"))).state_dict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_in_hand(
     dataset: str, undisturbed: Path, tmp_path: Path, number: signal.Signals

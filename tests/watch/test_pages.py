@@ -115,6 +115,7 @@ def test_the_overview_shows_every_run(
         assert shown.page.locator("li img, li script").count() == 0
 
 
+@pytest.mark.slow
 def test_it_looks_for_news_by_itself(browser: Browser, tmp_path: Path) -> None:
     """A change appears without a reload; when the watcher is gone, the page says so."""
     put(tmp_path / "one", STATUS)

@@ -117,7 +117,9 @@ class Watch:
         tell: Callable[[Alert], object] = lambda _: None,
     ) -> None:
         settings = settings or WatchSettings()
-        self._roots = [_Root(url, settings) for url in dict.fromkeys(urls)]
+        # A run that lies below two of the places is watched at one of them.
+        taken = set[str]()
+        self._roots = [_Root(url, settings, taken) for url in dict.fromkeys(urls)]
         self._tell = tell
 
     def step(self) -> None:
@@ -145,8 +147,8 @@ class Watch:
 class _Root:
     """One watched place."""
 
-    def __init__(self, url: str, settings: WatchSettings) -> None:
-        self.url, self._settings = url, settings
+    def __init__(self, url: str, settings: WatchSettings, taken: set[str]) -> None:
+        self.url, self._settings, self._taken = url, settings, taken
         self.fault, self.runs = "", tuple[SeenRun, ...]()
         self._pool = DaemonPool(_NUM_THREADS, f"watch {url}")
         self._finder = DaemonPool(1, f"find in {url}")
@@ -186,7 +188,9 @@ class _Root:
             return
         self.fault = ""
         for found in finding.result():
-            if found.store.url not in self._watched:
+            place = found.store.url.rstrip("/")
+            if place not in self._taken:
+                self._taken.add(place)
                 # What comes later has begun under our eyes, however soon it ends.
                 state = State.RUNNING if self._was_found else None
                 news = News(found.store.url, state=state)

@@ -211,6 +211,19 @@ def test_new_runs_are_found(tmp_path: Path) -> None:
     assert told == ["done"]
 
 
+def test_a_run_below_two_places_is_watched_once(tmp_path: Path) -> None:
+    """A dataset and the folder it lies in, or the run itself, have one card and one alert."""
+    told: list[str] = []
+    run = tmp_path / "all" / "dataset" / "run"
+    say(run, replace(STATUS, said="failed"))
+    urls = [str(tmp_path / "all"), str(tmp_path / "all" / "dataset"), f"{run}/"]
+    watching = Watch(urls, WatchSettings(every_seconds=0.05), lambda alert: told.append(alert.kind))
+    step_until(watching, lambda: watching.is_settled and bool(told), 10)
+    step_until(watching, lambda: len(watching.runs) > 0, 10)
+    assert [found.store.url.rstrip("/") for found in watching.runs] == [str(run)]
+    assert told == ["failed"]
+
+
 def look_once(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "serengeti_etl", "watch", "--once", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

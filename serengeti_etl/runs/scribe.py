@@ -135,7 +135,7 @@ class Scribe:
         self._metrics.publish(is_last=is_last)
         self._events.publish(is_last=is_last)
         if self._stack is not None:
-            self._store.publish(f"{STACK_FILE}", self._stack, TEXT)
+            self._store.publish(STACK_FILE, self._stack, TEXT)
             self._stack = None
         content = json.dumps(status.to_json(), indent=1, allow_nan=False)
         self._store.publish(STATUS_FILE, content.encode(), JSON)

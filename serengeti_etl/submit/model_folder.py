@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from serengeti_etl.errors import ConfigError
+from serengeti_etl.evaluate.files import EVALUATION_FILE
 from serengeti_etl.predict.read_model import WEIGHTS_FILE, read_model
 from serengeti_etl.predict.served import CONFIG_FILE, ServedModel
 from serengeti_etl.predict.tuned import tuned_serving
@@ -21,7 +22,6 @@ ONNX_FILE = "model.onnx"
 CARD_FILE = "README.md"
 METRICS_FILE = "metrics.json"
 
-_EVALUATION_FILE = "evaluation.json"
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
@@ -105,7 +105,7 @@ def _tuning_of(model: ServedModel, url: str) -> Serving | None:
 def _metrics_of(model_url: str) -> Mapping[str, Any]:
     """What the evaluation of a run, or the folder that it became, says; {} if there is none."""
     folder = model_url.rpartition("/")[0] if model_url.endswith(".pt") else model_url
-    for name in (_EVALUATION_FILE, METRICS_FILE):
+    for name in (EVALUATION_FILE, METRICS_FILE):
         try:
             metrics: dict[str, Any] = Store(url=folder).read_json(name)
         except (FileNotFoundError, NotADirectoryError):

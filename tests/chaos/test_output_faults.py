@@ -114,14 +114,30 @@ def large(season: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed
     return made
 
 
+def seldom(draw: random.Random, most: int) -> Callable[[], bool]:
+    """True at a random one of at most ``most`` calls, again and again: never by luck not at all."""
+    num_left = draw.randint(1, most)
+
+    def is_now() -> bool:
+        nonlocal num_left
+        num_left -= 1
+        if num_left:
+            return False
+        num_left = draw.randint(1, most)
+        return True
+
+    return is_now
+
+
 def bursts(draw: random.Random) -> Choose:
     """Refusals, one after the other, sometimes more than a request is tried."""
+    begins = seldom(draw, 33)
     num_left = 0
 
     def choose(_: Request) -> Fault | None:
         nonlocal num_left
-        if num_left == 0 and draw.random() < 0.06:
-            num_left = draw.randint(1, retry.NUM_ATTEMPTS + 2)
+        if num_left == 0 and begins():
+            num_left = draw.randint(2, retry.NUM_ATTEMPTS + 2)
         num_left = max(0, num_left - 1)
         return draw.choice(_REFUSALS) if num_left else None
 
@@ -130,36 +146,40 @@ def bursts(draw: random.Random) -> Choose:
 
 def resets(draw: random.Random) -> Choose:
     """The connection is reset before anything is done, or in the middle of the answer."""
+    is_now = seldom(draw, 13)
 
     def choose(_: Request) -> Fault | None:
-        return Reset(draw.choice([None, 0, 20])) if draw.random() < 0.15 else None
+        return Reset(draw.choice([None, 0, 20])) if is_now() else None
 
     return choose
 
 
 def silences(draw: random.Random) -> Choose:
     """No answer comes."""
-    return lambda _: Silence() if draw.random() < 0.04 else None
+    is_now = seldom(draw, 40)
+    return lambda _: Silence() if is_now() else None
 
 
 def lost_answers(draw: random.Random) -> Choose:
     """What changes the bucket is done, and not answered."""
+    is_now = seldom(draw, 7)
 
     def choose(request: Request) -> Fault | None:
         is_change = request.method in ("PUT", "POST", "DELETE")
-        return LostAnswer() if is_change and draw.random() < 0.25 else None
+        return LostAnswer() if is_change and is_now() else None
 
     return choose
 
 
 def stubborn_names(draw: random.Random) -> Choose:
     """Some objects cannot be had or put, for longer than it is tried."""
+    is_stubborn = seldom(draw, 12)
     num_left: dict[str, int] = {}
 
     def choose(request: Request) -> Fault | None:
         if request.key not in num_left:
-            is_stubborn = draw.random() < 0.15
-            num_left[request.key] = retry.NUM_ATTEMPTS + draw.randint(0, 5) if is_stubborn else 0
+            num_tries = retry.NUM_ATTEMPTS + draw.randint(0, 5)
+            num_left[request.key] = num_tries if is_stubborn() else 0
         num_left[request.key] -= 1
         return draw.choice(_REFUSALS) if num_left[request.key] >= 0 else None
 
@@ -169,13 +189,14 @@ def stubborn_names(draw: random.Random) -> Choose:
 def refused_parts(draw: random.Random) -> Choose:
     """Parts of shards, and the calls that begin and end them, are refused or lost."""
     faults = (*_REFUSALS, Reset(), LostAnswer())
+    begins = seldom(draw, 7)
     num_left = 0
 
     def choose(request: Request) -> Fault | None:
         nonlocal num_left
         if "partNumber" not in request.query and request.method != "POST":
             return None
-        if num_left == 0 and draw.random() < 0.25:
+        if num_left == 0 and begins():
             num_left = 1 + draw.choice([1, 2, 3 * retry.NUM_ATTEMPTS])
         num_left = max(0, num_left - 1)
         return draw.choice(faults) if num_left else None

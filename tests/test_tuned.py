@@ -225,8 +225,12 @@ def test_a_run_that_was_not_evaluated_is_refused(run: str, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="tuned nothing, as there was no split for it"):
         read_to_serve(store.url, CPU, is_tuned=True)
     store.write_json("evaluation.json", evaluation | {"tuning": {"choice": {}}})
-    with pytest.raises(ConfigError, match=r"is damaged: KeyError\('aggregation'\)"):
+    with pytest.raises(ConfigError, match=r"is damaged, .* KeyError\('aggregation'\); run"):
         read_to_serve(store.url, CPU, is_tuned=True)
+    for content in (b'{"tuning": {', b"[]", b"\xff"):
+        store.write("evaluation.json", content)
+        with pytest.raises(ConfigError, match=r"is damaged, .* run `serengeti-etl evaluate` again"):
+            read_to_serve(store.url, CPU, is_tuned=True)
     store.write_json("evaluation.json", evaluation)
     weights = dict(file.state_dict)
     weights["fc.bias"] = weights["fc.bias"] + 1e-3

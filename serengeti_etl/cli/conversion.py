@@ -108,7 +108,7 @@ def convert(  # noqa: PLR0913 - one parameter per option
     with (
         conversion_board(output, known, stall_after, hourly_rate) as board,
         open_alerts(alerts, alert_level, alert_quiet, alert_noted(board)) as opened,
-        EndTold(opened, output, known),
+        EndTold(opened, output, board.settings),
     ):
         conversions = run_conversion(
             settings, output, where, board, report=performance_report, retry_rejects=retry_rejects

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import click
 
 from serengeti_etl.cli.alerting import alert_options, open_alerts
-from serengeti_etl.errors import Incomplete
 
 if TYPE_CHECKING:
     from serengeti_etl.runs.alerts import Alerts
-    from serengeti_etl.runs.board import Board
+    from serengeti_etl.runs.board import Board, BoardSettings
     from serengeti_etl.runs.trackers.tracked import Tracked
-    from serengeti_etl.runs.trackers.tracker import Ended
     from serengeti_etl.train.settings import Event
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -76,12 +74,11 @@ class Telling:
         from serengeti_etl.runs.trackers.tracked import Tracked
 
         chosen = [choose_tracker(spec, run) for spec in self.trackers]
-        name = board.settings.name
         with ExitStack() as stack:
             alerts = stack.enter_context(open_alerts(*self.alerts, alert_noted(board)))
             if not self.is_supervised:
-                stack.enter_context(EndTold(alerts, run, name))
-            listeners = [_AlertTeller(alerts, run, name).tell]
+                stack.enter_context(EndTold(alerts, run, board.settings))
+            listeners = [_AlertTeller(alerts, run, board.settings.name).tell]
             for kind, tracker in chosen:
                 teller = stack.enter_context(
                     _TrackerTeller(Tracked(kind, tracker, _tracker_noted(board)), board, config)
@@ -101,11 +98,11 @@ class EndTold:
     Args:
         alerts: that it goes to.
         run: folder or url of the run.
-        name: of the run, for people.
+        settings: of the run's board.
     """
 
-    def __init__(self, alerts: "Alerts", run: str, name: str) -> None:
-        self._alerts, self._run, self._name = alerts, run, name
+    def __init__(self, alerts: "Alerts", run: str, settings: "BoardSettings") -> None:
+        self._alerts, self._run, self._settings = alerts, run, settings
 
     def __enter__(self) -> None: ...
 
@@ -116,48 +113,39 @@ class EndTold:
         trace: TracebackType | None,
     ) -> None:
         from serengeti_etl.runs.alert import Alert, Level
+        from serengeti_etl.runs.ending import Ending
 
-        ended, reason = _ended(error)
+        ending = Ending.of(error, self._settings.kind)
         levels = {"done": Level.INFO, "stopped": Level.WARNING, "failed": Level.CRITICAL}
-        title = f"{self._name}: {ended}"
         self._alerts.send(
-            Alert(kind=ended, run=self._run, title=title, text=reason, level=levels[ended])
+            Alert(
+                kind=ending.ended,
+                run=self._run,
+                title=f"{self._settings.name}: {ending.ended}",
+                text=ending.reason,
+                level=levels[ending.ended],
+            )
         )
 
 
-def _ended(error: BaseException | None) -> "tuple[Ended, str]":
-    """How a block ended that raised ``error``, and why."""
-    if error is None:
-        return "done", ""
-    if isinstance(error, Incomplete | KeyboardInterrupt | SystemExit):
-        return "stopped", str(error) or "interrupted"
-    return "failed", f"{type(error).__name__}: {error}"
-
-
 class _AlertTeller:
-    """Sends alerts of what happens in a training: a best score, a damaged checkpoint, a warning."""
+    """Sends alerts of what happens in a training: a best score, and what a person should know."""
 
     def __init__(self, alerts: "Alerts", run: str, name: str) -> None:
         self._alerts, self._run, self._name = alerts, run, name
-        self._best: float | None = None
 
     def tell(self, event: "Event") -> None:
         values = event.values
-        if event.kind in ("start", "resume"):
-            scores = [row["score"] for row in values["metrics"].records if "score" in row]
-            self._best = min(scores, default=None)
-        elif event.kind == "validated":
-            self._tell_best(event, values["score"])
+        if event.kind == "validated" and values["is_best"]:
+            self._tell_best(event, values["score"], values["best_before"])
         elif event.kind == "damaged":
             self._send("damaged", "checkpoint damaged", f"{values['name']} was passed over")
         elif event.kind == "warning":
             self._send("warning", "warning", values["text"])
+        elif event.kind == "late":
+            self._send("late", "the store is away", values["text"])
 
-    def _tell_best(self, event: "Event", score: float) -> None:
-        before = self._best
-        if before is not None and score >= before:
-            return
-        self._best = score
+    def _tell_best(self, event: "Event", score: float, before: float | None) -> None:
         text = "" if before is None else f"before {before:.4f}; "
         text += f"at {event.step:,} of {event.num_steps:,} steps, {event.stage}"
         self._send("best", f"best score {score:.4f}", text, is_news=True)
@@ -174,7 +162,8 @@ class _TrackerTeller:
     """Hands the figures of a training on to a tracker, from its start to the end of the block."""
 
     def __init__(self, tracked: "Tracked", board: "Board", config: Mapping[str, Any]) -> None:
-        self._tracked, self._name, self._config = tracked, board.settings.name, config
+        self._tracked, self._config = tracked, config
+        self._name, self._kind = board.settings.name, board.settings.kind
         self._is_begun = False
 
     def tell(self, event: "Event") -> None:
@@ -184,7 +173,8 @@ class _TrackerTeller:
         elif event.kind == "log":
             self._tracked.log(event.step, _numbers("train", values))
         elif event.kind == "validated":
-            self._tracked.log(event.step, _numbers("val", values))
+            scores = {name: values[name] for name in ("score", "class_means_score")}
+            self._tracked.log(event.step, _numbers("val", scores))
 
     def _begin(self, event: "Event") -> None:
         from serengeti_etl.runs.trackers.tracker import TrackedRun
@@ -205,7 +195,9 @@ class _TrackerTeller:
         trace: TracebackType | None,
     ) -> None:
         if self._is_begun:
-            self._tracked.finish(_ended(error)[0])
+            from serengeti_etl.runs.ending import Ending
+
+            self._tracked.finish(Ending.of(error, self._kind).ended)
 
 
 def _tracker_noted(board: "Board") -> Callable[[str], object]:

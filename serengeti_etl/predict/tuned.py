@@ -1,13 +1,11 @@
 """A model that serves what its evaluation chose: mirror images, aggregation, temperatures."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.evaluate.files import EVALUATION_FILE
+from serengeti_etl.evaluate.files import EVALUATION_FILE, damaged_evaluation, read_evaluation
 from serengeti_etl.predict.read_model import read_model
 from serengeti_etl.predict.served import ServedModel
 from serengeti_etl.storage import Store
@@ -56,8 +54,9 @@ def tuned_serving(model: ServedModel, url: str) -> Serving:
     if model.config.tuned is not None:
         return model.config.tuned
     advice = "run `serengeti-etl evaluate` on the run, then this again"
-    evaluation = read_evaluation(url)
-    if not evaluation:
+    folder = folder_of(url)
+    evaluation = read_evaluation(Store(url=folder))
+    if evaluation is None:
         raise ConfigError(f"{url} has no {EVALUATION_FILE} with a tuning: {advice}")
     where = f"{EVALUATION_FILE} beside the model of {url}"
     if evaluation.get("weights_sha256") != weights_sha256(model.network.network.state_dict()):
@@ -77,16 +76,11 @@ def tuned_serving(model: ServedModel, url: str) -> Serving:
             }
         )
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{where} is damaged: {error!r}; {advice}") from error
+        raise damaged_evaluation(folder, repr(error)) from error
 
 
-def read_evaluation(url: str) -> Mapping[str, Any]:
-    """The ``evaluation.json`` of a run, of which ``url`` may be a file; {} if there is none."""
-    folder = url
-    if url.endswith(".pt"):
-        folder = (url.rpartition("/")[0] or ".").removesuffix(f"/{CHECKPOINTS}")
-    try:
-        found: Mapping[str, Any] = Store(url=folder).read_json(EVALUATION_FILE)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    return found
+def folder_of(url: str) -> str:
+    """The run that ``url`` is, or is a file of."""
+    if not url.endswith(".pt"):
+        return url
+    return (url.rpartition("/")[0] or ".").removesuffix(f"/{CHECKPOINTS}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError, DatasetError
-from serengeti_etl.evaluate.files import EVALUATION_FILE
+from serengeti_etl.evaluate.files import EVALUATION_FILE, damaged_evaluation, read_evaluation
 from serengeti_etl.report.confusions import heat_rows
 from serengeti_etl.report.mistakes import Mistake, read_mistakes
 from serengeti_etl.report.pages import MAX_NUM_BYTES, Key, count, decimals, large, percent, render
@@ -58,25 +58,19 @@ class _Seen:
     sheets: Sequence[Sheet]
 
 
-def read_evaluation(run: Store) -> dict[str, Any]:
-    """What ``evaluation.json`` says.
+def read_judged(run: Store) -> dict[str, Any]:
+    """What ``evaluation.json`` says, with all that pages are made of.
 
     Raises:
         ConfigError: there is none, or it is damaged or of another version.
     """
-    try:
-        value = run.read_json(EVALUATION_FILE)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no {EVALUATION_FILE} in {run.url}: run `serengeti-etl evaluate` first"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{EVALUATION_FILE} in {run.url} is damaged: {error}") from error
-    if not isinstance(value, dict) or not value.keys() >= _NEEDED:
-        raise ConfigError(
-            f"{EVALUATION_FILE} in {run.url} is not as this version writes it: evaluate again"
-        )
-    return value
+    judged = read_evaluation(run)
+    if judged is None:
+        raise ConfigError(f"no {EVALUATION_FILE} in {run.url}: run `serengeti-etl evaluate` first")
+    missing = sorted(_NEEDED - judged.keys())
+    if missing:
+        raise damaged_evaluation(run.url, f"it has no {missing[0]}")
+    return judged
 
 
 def evaluation_page(
@@ -93,7 +87,7 @@ def evaluation_page(
     Raises:
         ConfigError: the run is not evaluated.
     """
-    judged = read_evaluation(run)
+    judged = read_judged(run)
     seen = None
     if dataset is not None:
         try:

@@ -4,7 +4,7 @@ from serengeti_etl.dataset.index import DATASET_FILE, UNREADABLE, Dataset
 from serengeti_etl.errors import ConfigError, DatasetError, SerengetiError
 from serengeti_etl.evaluate.files import EVALUATION_FILE
 from serengeti_etl.report.conversion import Making, dataset_page
-from serengeti_etl.report.evaluation import evaluation_page, read_evaluation
+from serengeti_etl.report.evaluation import evaluation_page, read_judged
 from serengeti_etl.report.site_map import Places
 from serengeti_etl.storage import Store, join_url
 
@@ -52,7 +52,7 @@ def report_evaluation(
         OSError: the store of the run failed on every try.
     """
     run = Store(url=url)
-    dataset, note = _dataset_of(dataset_url or read_evaluation(run).get("dataset"))
+    dataset, note = _dataset_of(dataset_url or read_judged(run).get("dataset"))
     page = evaluation_page(run, dataset, note, places)
     return _write(page, output or join_url(url, EVALUATION_REPORT))
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from serengeti_etl.errors import Incomplete, OutputHeld
+from serengeti_etl.runs.ending import Ending
 from serengeti_etl.runs.hang import HangWatch
-from serengeti_etl.runs.notes import BoardSettings, Level, Notes, Said, Sample
+from serengeti_etl.runs.notes import BoardSettings, Level, Notes, Sample
 from serengeti_etl.runs.pace import Pace
 from serengeti_etl.runs.records import Records, plain_numbers
 from serengeti_etl.runs.scribe import Scribe
-from serengeti_etl.runs.status import METRICS_FILE
+from serengeti_etl.runs.status import METRICS_FILE, Said
 from serengeti_etl.storage import Store
 
 __all__ = ["Board", "BoardSettings", "Level", "Said", "Sample"]
@@ -175,13 +175,8 @@ class Board:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.close("done")
-        elif isinstance(error, OutputHeld):
+        ending = Ending.of(error, self.settings.kind)
+        if ending.is_held:
             self._fall_silent()
-        elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-            self.close("stopped", "interrupted")
-        elif isinstance(error, Incomplete) and self.settings.kind == "train":
-            self.close("stopped", str(error))  # as it was asked to
         else:
-            self.close("failed", f"{type(error).__name__}: {error}")
+            self.close(ending.ended, ending.reason)

@@ -53,20 +53,13 @@ class HangWatch:
 
     Args:
         seconds: without progress; it may take a twentieth more, or a second.
-        with_exit: end the process after that, for a supervisor to start it again.
-        path: of the file that stacks are added to, for who outlives the process; by default one
-            that is gone with it.
     """
 
-    def __init__(
-        self, seconds: float, *, with_exit: bool = False, path: Path | None = None
-    ) -> None:
-        self._seconds, self._with_exit = seconds, with_exit
-        # Open as long as the watch; at its end, what earlier processes wrote is before it.
-        file: IO[bytes] = tempfile.TemporaryFile() if path is None else path.open("ab+")  # noqa: SIM115
-        self._file = file
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the watch
         self._armed_at = float("-inf")
-        self._num_read = self._num_seen = os.fstat(self._file.fileno()).st_size
+        self._num_read = self._num_seen = 0
 
     def touch(self) -> None:
         """Progress: count anew from now. To be called often; arms at most once a second."""
@@ -74,9 +67,7 @@ class HangWatch:
         if now - self._armed_at >= again:
             self._armed_at = now
             # Later by as much as it may have been told of progress without arming.
-            faulthandler.dump_traceback_later(
-                self._seconds + again, exit=self._with_exit, file=self._file.fileno()
-            )
+            faulthandler.dump_traceback_later(self._seconds + again, file=self._file.fileno())
 
     def dump(self) -> Dump | None:
         """What was written down since the last dump; None if nothing was, or more may come."""

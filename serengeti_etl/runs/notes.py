@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from serengeti_etl.errors import require
+from serengeti_etl.runs.ending import RunKind
 from serengeti_etl.runs.pace import Pace
+from serengeti_etl.runs.status import Said
 from serengeti_etl.storage import Store
 
 Level = Literal["info", "warning", "critical"]
-Said = Literal["running", "stopped", "failed", "done"]
 
 _HEARTBEAT_SECONDS = {"folder": 5.0, "bucket": 15.0}
 
@@ -40,7 +41,7 @@ class BoardSettings:
         versions: of code and libraries.
     """
 
-    kind: Literal["train", "convert"]
+    kind: RunKind
     name: str
     unit: str = "steps"
     stall_after_seconds: float = 600.0

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from serengeti_etl.errors import RunError
+from serengeti_etl.runs.ending import Ended, RunKind
 
 STATUS_FILE = "status.json"
 EVENTS_FILE = "events.jsonl"
@@ -18,6 +19,9 @@ METRICS_FILE = "metrics.jsonl"
 PAGE_FILE = "index.html"
 REPORT_FILE = "report.html"
 FORMAT = "serengeti-status/1"
+
+Said = Literal["running"] | Ended
+"""What a run last said of itself."""
 
 NUM_BEATS_LOST = 4
 """Heartbeats that may be missing before a run counts as lost."""
@@ -76,10 +80,10 @@ class Status:
         versions: of code and libraries.
     """
 
-    kind: Literal["train", "convert"]
+    kind: RunKind
     name: str
     run_id: str
-    said: Literal["running", "stopped", "failed", "done"]
+    said: Said
     stage: str
     step: int
     num_steps: int | None

@@ -289,8 +289,9 @@ class _Trainer:
         record = values | {"num_sequences": scores.num_sequences}
         self._metrics.record("val", place, stage.name, record)
         samples = showcase.samples(self._validation.judged(part), self._dataset.classes)
-        self._tell("validated", samples=samples, **values)
-        if place.best_score is None or scores.score < place.best_score:
+        is_best, before = place.is_best(scores.score), place.best_score
+        self._tell("validated", samples=samples, is_best=is_best, best_before=before, **values)
+        if is_best:
             place.best_score = scores.score
             if self._ranks.is_first:
                 self._checkpoints.save_best(self._model_file())

@@ -40,6 +40,10 @@ class RunPlace:
         self.steps_of_stage += 1
         self.num_losses += 1
 
+    def is_best(self, score: float) -> bool:
+        """Whether a validation's score is lower than that of every one before."""
+        return self.best_score is None or score < self.best_score
+
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return {name: getattr(self, name) for name in self.__slots__}

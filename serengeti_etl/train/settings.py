@@ -101,11 +101,12 @@ class Event:
             values ``loss``, ``learning_rate``, ``images_per_second``, ``data_wait``, the share of
             time spent waiting for batches, and ``ready``, how many lay ready on average when one
             was asked for. ``validated``: after every epoch; values ``score``,
-            ``class_means_score`` and ``samples``, a few photographs with what the model makes of
-            them. ``checkpoint``: one was written; ``damaged``: one could not be used; ``done``:
+            ``class_means_score``, ``is_best``, ``best_before``, the lowest score until then or
+            None, and ``samples``, a few photographs with what the model makes of them.
+            ``checkpoint``: one was written; ``damaged``: one could not be used; ``done``:
             ``model.pt`` is there. The last three have a ``name``. ``warning``: before the first
-            step; has a ``text``, as
-            has ``late``: the store is away, and what is to be saved waits for it.
+            step; has a ``text``, as has ``late``: the store is away, and what is to be saved waits
+            for it.
         stage: name of the stage.
         epoch: epochs done in all stages.
         num_epochs: epochs of all stages.

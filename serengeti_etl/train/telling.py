@@ -1,7 +1,5 @@
 """What a training says to its board."""
 
-from typing import Any
-
 from serengeti_etl.runs.board import Board
 from serengeti_etl.train.settings import Event
 
@@ -15,7 +13,6 @@ class BoardTeller:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._best: float | None = None
 
     def tell(self, event: Event) -> None:
         """To be given as ``on_event``, or called by what is."""
@@ -54,17 +51,14 @@ class BoardTeller:
             metrics=values["metrics"],
         )
         board.progress(event.step, stage=event.stage)
-        scores = [row["score"] for row in values["metrics"].records if "score" in row]
-        self._best = min(scores, default=None)
         begun = "started" if event.kind == "start" else f"goes on from step {event.step}"
         board.event(event.kind, f"{begun} on {values['device']}")
 
     def _validated(self, event: Event) -> None:
         score, means = event.values["score"], event.values["class_means_score"]
-        is_best = self._best is None or score < self._best
-        figures: dict[str, Any] = {"score": score, "class_means_score": means}
+        is_best = event.values["is_best"]
+        figures = {"score": score, "class_means_score": means}
         if is_best:
-            self._best = score
             figures["best_score"] = score
         self._board.show(figures, event.values["samples"])
         self._board.pause(event.stage)  # the validation is over

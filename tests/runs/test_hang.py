@@ -1,8 +1,6 @@
 """A step that hangs is found, and named with its stack."""
 
 import faulthandler
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -93,41 +91,3 @@ def test_the_board_tells_of_a_hang_and_that_it_goes_on(tmp_path: Path) -> None:
     assert "the main thread stands in" in hung["text"]
     assert "until (test_board.py:" in hung["text"]
     assert "test_hang.py" in store.read("stack.txt").decode()
-
-
-HELD = """
-import ctypes, sys
-from pathlib import Path
-from serengeti_etl.runs.hang import HangWatch
-
-watch = HangWatch(0.5, with_exit=True, path=Path(sys.argv[1]))
-watch.touch()
-def holds_the_lock():
-    ctypes.PyDLL(None).sleep(60)
-holds_the_lock()
-"""
-
-
-def test_a_process_that_holds_the_lock_can_be_ended(tmp_path: Path) -> None:
-    """With ``with_exit`` even a call that never gives Python's lock back ends, and is named."""
-    path = tmp_path / "stack.txt"
-    ended = subprocess.run(
-        [sys.executable, "-c", HELD, str(path)], timeout=30, check=False, capture_output=True
-    )
-    assert ended.returncode == 1
-    assert "in holds_the_lock" in path.read_text()
-
-
-def test_what_earlier_processes_wrote_is_no_news(tmp_path: Path) -> None:
-    """A file that is there already is added to, and only what comes is a dump."""
-    path = tmp_path / "stack.txt"
-    path.write_text("Timeout (0:00:01)!\n")
-    watch = HangWatch(600, path=path)
-    assert watch.dump() is None
-    with path.open("a") as file:
-        file.write('Thread 0x01 (most recent call first):\n  File "a.py", line 1 in f\n')
-    assert watch.dump() is None  # more may come
-    dump = watch.dump()
-    assert dump is not None
-    assert dump.frames == ()
-    assert dump.text.startswith("Thread 0x01")

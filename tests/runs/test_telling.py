@@ -4,10 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serengeti_etl.cli.telling import _flat
+from serengeti_etl.cli.telling import EndTold, _AlertTeller, _flat
+from serengeti_etl.errors import Incomplete, OutputHeld, RunError
+from serengeti_etl.runs.alert import Alert
+from serengeti_etl.runs.board import BoardSettings
+from serengeti_etl.train.settings import Event
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
 from tests.runs.test_supervised import read_to, training_below, wait_until
@@ -26,6 +31,14 @@ assert "--supervised" in sys.argv
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of 27 training and 9 validation images."""
     return make_dataset(str(tmp_path_factory.mktemp("dataset"))).store.url
+
+
+class Heard(list[Alert]):
+    """Takes alerts in place of who sends them."""
+
+    def send(self, alert: Alert) -> None:
+        """Keep it."""
+        self.append(alert)
 
 
 def run(command: list[str], **more: str) -> "subprocess.CompletedProcess[str]":
@@ -123,6 +136,62 @@ def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: Aler
     assert kinds == ["died", "finished"], said
     assert hook.read_text() == "done\n"
     assert (tmp_path / "run" / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "ended", "level"),
+    [
+        (Incomplete("stopped at step 3"), "train", "stopped", "warning"),
+        (Incomplete("3 shards failed"), "convert", "failed", "critical"),
+        (OutputHeld("out is being written by another"), "convert", "stopped", "warning"),
+        (KeyboardInterrupt(), "convert", "stopped", "warning"),
+        (RunError("the loss is"), "train", "failed", "critical"),
+    ],
+)
+def test_an_end_is_told_as_the_page_has_it(
+    error: BaseException, kind: Any, ended: str, level: str
+) -> None:
+    """Shards that failed want a person, a training that was asked to stop does not."""
+    heard: Any = Heard()
+
+    def work() -> None:
+        with EndTold(heard, "out", BoardSettings(kind=kind, name="lions")):
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    (alert,) = heard
+    assert (alert.kind, alert.level, alert.title) == (ended, level, f"lions: {ended}")
+    assert str(error) in alert.text
+
+
+def test_what_a_person_should_know_of_a_training_is_told() -> None:
+    """A best score with the one before, a damaged checkpoint, a store that is away; no more."""
+    heard: Any = Heard()
+    teller = _AlertTeller(heard, "run", "lions")
+    where: dict[str, Any] = {"stage": "head", "epoch": 1, "num_epochs": 2, "num_steps": 2000}
+
+    def tell(kind: Any, **values: Any) -> None:
+        teller.tell(Event(kind=kind, step=1000, values=values, **where))
+
+    tell("step")
+    tell("validated", score=0.3, is_best=True, best_before=None)
+    tell("validated", score=0.4, is_best=False, best_before=0.3)
+    tell("validated", score=0.2, is_best=True, best_before=0.3)
+    tell("damaged", name="checkpoints/step-9")
+    tell("late", text="the store of run is away")
+    tell("checkpoint", name="checkpoints/step-10")
+    assert [(one.kind, one.level, one.title, one.text) for one in heard] == [
+        ("best", "info", "lions: best score 0.3000", "at 1,000 of 2,000 steps, head"),
+        (
+            "best",
+            "info",
+            "lions: best score 0.2000",
+            "before 0.3000; at 1,000 of 2,000 steps, head",
+        ),
+        ("damaged", "warning", "lions: checkpoint damaged", "checkpoints/step-9 was passed over"),
+        ("late", "warning", "lions: the store is away", "the store of run is away"),
+    ]
 
 
 def test_trackers_get_the_recipe_by_dotted_names() -> None:

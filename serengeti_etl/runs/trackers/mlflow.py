@@ -4,7 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from serengeti_etl.runs.trackers.tracker import Ended, TrackedRun
+from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.trackers.tracker import TrackedRun
 
 EXPERIMENT = "serengeti-etl"
 

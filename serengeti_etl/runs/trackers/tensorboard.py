@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serengeti_etl.runs.trackers.tracker import Ended, TrackedRun
+from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.trackers.tracker import TrackedRun
 
 
 class TensorBoardTracker:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from serengeti_etl.runs.aside import Aside
-from serengeti_etl.runs.trackers.tracker import Ended, TrackedRun, Tracker
+from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.trackers.tracker import TrackedRun, Tracker
 
 NUM_FAILURES = 3
 """In a row, after which a tracker is asked no more."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
-Ended = Literal["done", "stopped", "failed"]
+from serengeti_etl.runs.ending import Ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 import pytest
 
 from serengeti_etl.errors import ConfigError
+from serengeti_etl.runs.ending import Ended
 from serengeti_etl.runs.trackers import choose, tracked
 from serengeti_etl.runs.trackers.choose import choose_tracker
 from serengeti_etl.runs.trackers.tensorboard import TensorBoardTracker
 from serengeti_etl.runs.trackers.tracked import Tracked
-from serengeti_etl.runs.trackers.tracker import Ended, TrackedRun
+from serengeti_etl.runs.trackers.tracker import TrackedRun
 
 RUN = TrackedRun(run_id="r1", name="lions", step=5, config={"device": "cpu"})
 

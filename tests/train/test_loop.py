@@ -28,6 +28,7 @@ from serengeti_etl.train.loop import train
 from serengeti_etl.train.metrics import class_means
 from serengeti_etl.train.recipe import Recipe, Stage
 from serengeti_etl.train.settings import Event, TrainSettings
+from serengeti_etl.train.validation import Validation
 from tests.dataset_factory import Recipe as DatasetRecipe
 from tests.dataset_factory import make_dataset
 from tests.train import tiny
@@ -129,6 +130,31 @@ def test_stops_between_steps_change_nothing(
             )
     train(dataset, str(tmp_path), tiny.RECIPE, settings=SETTINGS)
     assert_same_run(tmp_path, undisturbed)
+
+
+def test_the_best_score_is_known_across_processes(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation is the best if none had a lower score, those before a stop too."""
+    scripted = iter((0.5, 0.6, 0.4))
+    honest = Validation.scores
+    monkeypatch.setattr(
+        Validation, "scores", lambda *given: replace(honest(*given), score=next(scripted))
+    )
+    told: list[tuple[bool, float | None]] = []
+
+    def hear(event: Event) -> None:
+        if event.kind == "validated":
+            told.append((event.values["is_best"], event.values["best_before"]))
+
+    def hear_and_stop(event: Event) -> None:
+        hear(event)
+        stop_at(8)(event)
+
+    with pytest.raises(Stop):
+        train(dataset, str(tmp_path), tiny.RECIPE, settings=SETTINGS, on_event=hear_and_stop)
+    train(dataset, str(tmp_path), tiny.RECIPE, settings=SETTINGS, on_event=hear)
+    assert told == [(True, None), (False, 0.5), (True, 0.5)]
 
 
 def test_a_killed_process_ends_with_identical_weights(

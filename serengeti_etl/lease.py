@@ -31,6 +31,7 @@ from serengeti_etl.errors import OutputHeld
 from serengeti_etl.storage import Store
 
 LEASE_FILE = "lease.json"
+"""Of a whole place; that of one file is hidden beside it, and named after it."""
 
 LIFE_SECONDS = 60.0
 """A lease runs out so long after its last renewal; it is renewed three times as often."""
@@ -124,19 +125,29 @@ class Holder:
         )
 
 
+def lease_file(of: str = "") -> str:
+    """Name of the lease on the file ``of``; on the whole store for ""."""
+    return f".{of}.{LEASE_FILE}" if of else LEASE_FILE
+
+
+def is_lease(name: str) -> bool:
+    """True for the name of a lease, in whatever folder."""
+    return name.endswith((f"/{LEASE_FILE}", f".{LEASE_FILE}")) or name == LEASE_FILE
+
+
 @contextmanager
-def hold(store: Store, name: str = LEASE_FILE) -> Iterator["Lease"]:
-    """A lease on ``store`` for the length of a ``with`` block.
+def hold(store: Store, of: str = "") -> Iterator["Lease"]:
+    """A lease on ``store``, or one file in it, for the length of a ``with`` block.
 
     Args:
         store: the place that is to be written.
-        name: of the lease's file there.
+        of: the file directly in it that is to be written; "" for all that lies there.
 
     Raises:
         OutputHeld: another process holds it.
         OSError: the store failed on every try.
     """
-    lease = Lease(store, name)
+    lease = Lease(store, of)
     lease.take()
     is_done = False
     try:
@@ -154,11 +165,12 @@ class Lease:
 
     Args:
         store: the place that is to be written.
-        name: of the lease's file there.
+        of: as of ``hold``.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
-        self._store, self._name = store, name
+    def __init__(self, store: Store, of: str) -> None:
+        self._store, self._name = store, lease_file(of)
+        self._url = store.at(of).url
         kind = "bucket" if store.local_path("") is None else "folder"
         self._settle_seconds = _SETTLE_SECONDS[kind]
         self._mine = Holder.here()
@@ -192,7 +204,7 @@ class Lease:
                 self._renewer.start()
                 return
         raise OutputHeld(
-            f"several processes try to write to {self._store.url} at once: stop all but one, and "
+            f"several processes try to write to {self._url} at once: stop all but one, and "
             "run the same command again"
         )
 
@@ -221,7 +233,7 @@ class Lease:
             is_dead = self._is_left(holder)
         if not is_dead:
             raise OutputHeld(
-                f"{self._store.url} is being written by {holder}. Wait until it has finished, or "
+                f"{self._url} is being written by {holder}. Wait until it has finished, or "
                 "stop it, and run the same command again"
             )
         self._delete(holder.token)
@@ -268,7 +280,7 @@ class Lease:
                 return
             if there is not None and there.token != self._mine.token:
                 self._lost = OutputHeld(
-                    f"{self._store.url} was taken over by {there}, as this process had not renewed "
+                    f"{self._url} was taken over by {there}, as this process had not renewed "
                     "its lease in time: it was stopped, or the store out of its reach. What was "
                     "finished is kept"
                 )
@@ -295,8 +307,8 @@ class Lease:
         except (ValueError, TypeError, KeyError) as error:
             where = self._store.at(self._name).url
             raise OutputHeld(
-                f"{where} should say who writes there, but cannot be read ({error}): if no "
-                "conversion runs there, delete it and run the same command again"
+                f"{where} should say who writes to {self._url}, but cannot be read ({error}): if "
+                "nobody does, delete it and run the same command again"
             ) from error
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 
 from serengeti_etl import lease
 from serengeti_etl.errors import OutputHeld
-from serengeti_etl.lease import LEASE_FILE, Holder, hold
+from serengeti_etl.lease import LEASE_FILE, Holder, hold, is_lease, lease_file
 from serengeti_etl.storage import Store
 from tests.servers import ServerUnavailable, azure_server, open_server
 
@@ -79,6 +79,21 @@ def test_the_second_is_told_who_the_first_is(store: Store) -> None:
     assert store.find("") == ()
     with hold(store):
         pass
+
+
+def test_files_of_one_place_are_held_each(store: Store) -> None:
+    """Whatever they are called, beside each other and the whole place; a message names the file."""
+    names = ("", "a.csv", ".a.csv", "a", LEASE_FILE, lease_file("a.csv"))
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(hold(store, name))
+        assert set(store.find("")) == {lease_file(name) for name in names}
+        assert len(store.find("")) == len(names)
+        assert all(is_lease(name) for name in store.find(""))
+        with pytest.raises(OutputHeld, match=f"{store.url}/a.csv is being written"):
+            stack.enter_context(hold(store, "a.csv"))
+    assert store.find("") == ()
+    assert not any(is_lease(name) for name in ("a.csv", "release.json", "a/b.json"))
 
 
 def test_work_that_fails_releases_too(store: Store) -> None:
@@ -143,7 +158,7 @@ def test_a_lease_that_cannot_be_read_is_for_a_person_to_judge(folder: Store) -> 
     for content in (b"", b"[]", b"{}", b'{"token": 1}', b"\xff"):
         folder.write(LEASE_FILE, content)
         with (
-            pytest.raises(OutputHeld, match="if no conversion runs there, delete it"),
+            pytest.raises(OutputHeld, match="if nobody does, delete it"),
             hold(folder),
         ):
             pass

@@ -273,7 +273,9 @@ def test_a_killed_prediction_leaves_no_half_table(run: str, season: Path, tmp_pa
     command += ["--photographs", str(season / "images"), "--output", f"{tmp_path}/images.csv"]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
-        wait_for(lambda: any(tmp_path.glob(".images.csv.*")), "the first bytes", seconds=120)
+        wait_for(
+            lambda: any(tmp_path.glob(".images.csv.*.partial")), "the first bytes", seconds=120
+        )
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL

@@ -17,6 +17,7 @@ import torch
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.convert.fetch import Wanted, fetch_in_order
 from serengeti_etl.errors import ImageError
+from serengeti_etl.lease import Holder, lease_file
 from serengeti_etl.predict import journal as journal_module
 from serengeti_etl.predict import run as run_module
 from serengeti_etl.predict.journal import Journal
@@ -172,6 +173,10 @@ def test_a_killed_prediction_goes_on(
     assert process.returncode == -signal.SIGKILL
     assert len(list(folder.glob(".*.partial"))) == 2
     assert len(list(folder.glob(".images.csv.predicted/*"))) == 2
+    for name in ("images.csv", "sequences.parquet"):
+        assert Holder.from_bytes((folder / lease_file(name)).read_bytes()).pid != os.getpid()
+    # As a kill leaves it while the lease is renewed.
+    (folder / f".{lease_file('images.csv')}.0123.partial").write_bytes(b"")
     # Another's unfinished file is left alone.
     (folder / ".other.csv.0123.partial").write_bytes(b"")
     predict_photographs(model, of(season), settings_in(folder, "csv"))

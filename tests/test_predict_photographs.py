@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serengeti_etl.errors import CatalogError, ConfigError
+from serengeti_etl.lease import lease_file
 from serengeti_etl.predict.exif_time import exif_time
 from serengeti_etl.predict.photographs import Photographs, Source
 from serengeti_etl.predict.sequences import Sequencer
@@ -24,7 +25,8 @@ def test_a_folder_gives_its_photographs_folder_by_folder(tmp_path: Path) -> None
     """Whatever their case and depth; what is hidden or no photograph is counted, not taken."""
     kept = ["a/1.JPG", "a/3.jpeg", "a/b (2)/2.PNG", "z.tif"]
     left = ["a/._1.JPG", "a/notes.txt", ".trash/4.jpg", "a/@eaDir/1.JPG", "a/clip.mp4"]
-    for name in [*kept, *left]:
+    leases = [lease_file("p.csv"), f"a/{lease_file()}"]  # of what writes there just now
+    for name in [*kept, *left, *leases]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = Source(url=str(tmp_path)).find()

@@ -138,6 +138,11 @@ class Bucket:
 
     def write_new(self, path: str, content: bytes) -> bool:
         """Put an object if there is none; False if there is one."""
+        if self.place.kind == "http":
+            raise RequestRefused(
+                f"{self.place.url} is a web server, where nothing can be written: name a folder "
+                "or bucket"
+            )
         try:
             self._ask(lambda client: obstore.put(client, path, content, mode="create"))
         except FileExistsError:

@@ -16,6 +16,7 @@ from serengeti_etl.catalog.flat_csv import COMMON_NAMES
 from serengeti_etl.convert.fetch import Wanted
 from serengeti_etl.dataset.index import UNREADABLE, read_table
 from serengeti_etl.errors import CatalogError, ConfigError
+from serengeti_etl.lease import is_lease
 from serengeti_etl.storage import Store
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif")
@@ -160,7 +161,7 @@ class Source:
             store, name = self._split()
             return Photographs(store=store, rows=_named([name]))
         store = Store(url=self.url, options=self.options)
-        names = store.find("")
+        names = [name for name in store.find("") if not is_lease(name)]
         kept = [name for name in names if _is_photograph(name)]
         rows = _in_order(_named(kept))
         return Photographs(store=store, rows=rows, num_ignored=len(names) - len(kept))

@@ -1,7 +1,8 @@
 """Prediction from end to end: photographs are read ahead, prepared, predicted, written in parts.
 
 Nothing but file names grows with their number. The outputs get their names when they are whole, and
-until then a journal beside them keeps what is done: the same call goes on after a kill.
+until then a journal beside them keeps what is done: the same call goes on after a kill. Each output
+has a lease meanwhile (see ``lease``), so that no two calls write to one at once.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from serengeti_etl.convert.fetch import fetch_in_order
 from serengeti_etl.convert.resize import encoder_version
 from serengeti_etl.errors import ConfigError, ImageError, require
 from serengeti_etl.export import camtrap_dp_settings
+from serengeti_etl.lease import hold, lease_file
 from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
 from serengeti_etl.predict.exif_time import exif_time
 from serengeti_etl.predict.journal import Journal
@@ -89,6 +91,7 @@ class PredictSettings:
         name = self.sequences
         is_table = name is None or name.endswith((".csv", ".parquet"))
         require(is_table, "sequences", name, "a file ending in .csv or .parquet")
+        require(name != self.output, "sequences", name, "another file than the output")
         has_use = name is not None or not self.is_tuned
         require(has_use, "sequences", name, "a file: it is sequences that are tuned")
 
@@ -96,6 +99,13 @@ class PredictSettings:
     def format(self) -> str:
         """One of ``FORMATS``."""
         return self.kind or _kind_of(self.output)
+
+    @property
+    def places(self) -> tuple[tuple[Store, str], ...]:
+        """Each output: the folder, and the name of the file in it; "" for all of the folder."""
+        is_folder = self.format == "camtrap_dp"
+        first = (Store(url=self.output), "") if is_folder else _file(self.output)
+        return (first,) if self.sequences is None else (first, _file(self.sequences))
 
     @property
     def part_size(self) -> int:
@@ -163,6 +173,7 @@ def predict_photographs(
         ConfigError: there is no model, or no tuning of it; there are no photographs, or Camtrap DP
             lacks a place.
         CatalogError: the list of photographs cannot be read.
+        OutputHeld: another process writes to one of the outputs.
         OSError: a store failed on every try; no photograph is blamed, and nothing is written but
             the journal of what is done.
     """
@@ -172,30 +183,45 @@ def predict_photographs(
         with_mirror=settings.with_mirror,
         is_tuned=settings.is_tuned,
     )
-    photographs = source.find()
-    classes = model.config.classes
-    report = PredictionReport(
-        num_photographs=len(photographs),
-        num_ignored=photographs.num_ignored,
-        warning=model.config.encoder_warning,
-    )
-    on_progress(report)
-    journal = _journal(model, photographs, settings)
-    with ExitStack() as stack:
-        write_images = stack.enter_context(_image_sink(settings, model.config, photographs))
-        sequences = _Sequences(stack.enter_context(_sequence_sink(settings, classes)), model.config)
-        for rows in _parts(predicted(model, photographs, settings, journal), settings.part_size):
-            write_images(rows)
-            sequences.add(rows)
-            report.add(rows, classes)
-            report.num_before = journal.num_read
-            on_progress(report)
-            # What is less than a part is the end of all.
-            if len(rows) == settings.part_size:
-                journal.add(rows)
-        sequences.end()
-    journal.remove()
+    with _held(settings) as check_held:
+        photographs = source.find()
+        report = PredictionReport(
+            num_photographs=len(photographs),
+            num_ignored=photographs.num_ignored,
+            warning=model.config.encoder_warning,
+        )
+        on_progress(report)
+        journal = _journal(model, photographs, settings)
+        with _sink(settings, model.config, photographs) as write:
+            rows = predicted(model, photographs, settings, journal)
+            for part in _parts(rows, settings.part_size):
+                check_held()
+                write(part)
+                report.add(part, model.config.classes)
+                report.num_before = journal.num_read
+                on_progress(report)
+                # What is less than a part is the end of all.
+                if len(part) == settings.part_size:
+                    journal.add(part)
+            check_held()  # before anything gets its name
+        journal.remove()
     return report
+
+
+@contextmanager
+def _held(settings: PredictSettings) -> Iterator[Callable[[], None]]:
+    """A function that raises once another process has taken one of the outputs over."""
+    with ExitStack() as stack:
+        leases = []
+        for store, name in settings.places:
+            leases.append(stack.enter_context(hold(store, name)))
+            store.remove_partial(lease_file(name))
+
+        def check() -> None:
+            for lease in leases:
+                lease.check()
+
+        yield check
 
 
 def _journal(model: ServedModel, photographs: Photographs, settings: PredictSettings) -> Journal:
@@ -210,12 +236,11 @@ def _journal(model: ServedModel, photographs: Photographs, settings: PredictSett
         "versions": [encoder_version(), torch.__version__],
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    if settings.format == "camtrap_dp":
-        return Journal(Store(url=settings.output), ".predicted", key)
-    for url in filter(None, (settings.sequences, settings.output)):
-        store, name = _file(url)
-        store.remove_partial(name)
-    return Journal(store, f".{name}.predicted", key)
+    for store, name in settings.places:
+        if name:
+            store.remove_partial(name)
+    store, name = settings.places[0]
+    return Journal(store, f".{name}.predicted" if name else ".predicted", key)
 
 
 def predicted(
@@ -306,6 +331,25 @@ class _Sequences:
             num_failed=len(frames) - len(good),
             probabilities_C=together(good, self._config) if good else None,
         )
+
+
+@contextmanager
+def _sink(
+    settings: PredictSettings, config: ModelConfig, photographs: Photographs
+) -> Iterator[ImageSink]:
+    """A function that writes some photographs, and the sequences that have ended, everywhere."""
+    with (
+        _image_sink(settings, config, photographs) as write_images,
+        _sequence_sink(settings, config.classes) as write_sequences,
+    ):
+        sequences = _Sequences(write_sequences, config)
+
+        def write(rows: Sequence[PredictedImage]) -> None:
+            write_images(rows)
+            sequences.add(rows)
+
+        yield write
+        sequences.end()
 
 
 def _image_sink(

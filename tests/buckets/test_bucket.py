@@ -298,12 +298,14 @@ def test_profiles_are_read_as_the_command_line_does(
     assert (keys()["access_key_id"], keys()["secret_access_key"]) == ("AK", "S")
 
 
-def test_a_web_server_cannot_be_listed(server: FaultServer) -> None:
-    """Asking a web server for its files is refused with what to do, and no folder is seen."""
+def test_a_web_server_cannot_be_listed_or_written(server: FaultServer) -> None:
+    """To list its files or to write is refused with what to do, and no folder is seen."""
     store = Store(url=f"{server.url}/photographs")
     for listing in (store.find, store.list):
         with pytest.raises(RequestRefused, match="name a label file"):
             listing("")
+    with pytest.raises(RequestRefused, match="where nothing can be written"):
+        store.write_new("x", b"")
     assert not store.is_folder("")
     assert server.requests == []
 

@@ -89,13 +89,17 @@ class Holder:
         end = _now() + timedelta(seconds=LIFE_SECONDS)
         return dataclasses.replace(self, expires_at=end)
 
+    def is_here(self) -> bool:
+        """True when it is a process of this machine, so that one can see whether it lives."""
+        return self.machine != "" and self.machine == _machine()
+
     def is_dead(self) -> bool | None:
         """True when its time is over, or its process is known to be; None if none of it is sure.
 
         That is after a jump of a clock: the time has run out, but the process is still there; or
         more time is left than a lease ever has, also where clocks differ a little.
         """
-        is_here = self.machine != "" and self.machine == _machine()
+        is_here = self.is_here()
         if is_here and _is_gone(self):
             return True
         seconds_left = (self.expires_at - _now()).total_seconds()
@@ -136,18 +140,20 @@ def is_lease(name: str) -> bool:
 
 
 @contextmanager
-def hold(store: Store, of: str = "") -> Iterator["Lease"]:
+def hold(store: Store, of: str = "", *, waits: bool = False) -> Iterator["Lease"]:
     """A lease on ``store``, or one file in it, for the length of a ``with`` block.
 
     Args:
         store: the place that is to be written.
         of: the file directly in it that is to be written; "" for all that lies there.
+        waits: a holder elsewhere gets a lease's life to show that it is alive, before this is
+            refused: for work that goes on by itself when its machine has died.
 
     Raises:
         OutputHeld: another process holds it.
         OSError: the store failed on every try.
     """
-    lease = Lease(store, of)
+    lease = Lease(store, of, waits=waits)
     lease.take()
     is_done = False
     try:
@@ -166,11 +172,12 @@ class Lease:
     Args:
         store: the place that is to be written.
         of: as of ``hold``.
+        waits: likewise.
     """
 
-    def __init__(self, store: Store, of: str) -> None:
+    def __init__(self, store: Store, of: str, *, waits: bool = False) -> None:
         self._store, self._name = store, lease_file(of)
-        self._url = store.at(of).url
+        self._url, self._waits = store.at(of).url, waits
         kind = "bucket" if store.local_path("") is None else "folder"
         self._settle_seconds = _SETTLE_SECONDS[kind]
         self._mine = Holder.here()
@@ -179,6 +186,11 @@ class Lease:
         self._ended = threading.Event()
         # A daemon: what is killed, or ends without a release, renews no more.
         self._renewer = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def is_lost(self) -> bool:
+        """True once another is known to have it; asks no store, so an outage takes no time."""
+        return self._lost is not None
 
     def check(self) -> None:
         """Nothing, as long as the lease is this process's.
@@ -229,7 +241,7 @@ class Lease:
     def _bury(self, holder: Holder) -> None:
         """Delete the lease of a dead holder; refuse if it lives."""
         is_dead = holder.is_dead()
-        if is_dead is None:
+        if is_dead is None or (not is_dead and self._waits and not holder.is_here()):
             is_dead = self._is_left(holder)
         if not is_dead:
             raise OutputHeld(

@@ -12,6 +12,7 @@ running statistics of BatchNorm, of which the first rank's are passed on; so it 
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import Incomplete, RunError, require
+from serengeti_etl.lease import Lease, hold
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
@@ -67,6 +69,7 @@ def train(  # noqa: PLR0913 - the public signature
         DatasetError: there is no finished dataset.
         ShardError: a shard is damaged.
         RunError: no checkpoint can be used, or the loss is no longer a number.
+        OutputHeld: another process trains this run.
         Incomplete: asked to stop, or what it saved never arrived; the same call goes on.
     """
     settings = settings or TrainSettings()
@@ -74,8 +77,9 @@ def train(  # noqa: PLR0913 - the public signature
     run = Store(url=run_url, options=settings.run_options)
     watch = Watch(on_event=on_event, should_stop=should_stop)
     trainer = _Trainer(dataset, run, recipe, settings, watch)
-    with open_ranks(settings.torch_device) as ranks, trainer.outbox:
-        return trainer.train(ranks)
+    # The run is let go when nothing late can come any more.
+    with open_ranks(settings.torch_device) as ranks, ExitStack() as held, trainer.outbox:
+        return trainer.train(ranks, held)
 
 
 class _Trainer:
@@ -89,15 +93,16 @@ class _Trainer:
         self._stages = recipe.active_stages
         self._num_images = dataset.num_images("train")
         self._last_checkpoint = "none yet"
+        self._lease: Lease | None = None  # the first rank's
         self.outbox = Outbox(self._tell_late)
 
-    def train(self, ranks: Ranks) -> TrainResult:
+    def train(self, ranks: Ranks, held: ExitStack) -> TrainResult:
         self._ranks, self._device = ranks, ranks.own(self._settings.torch_device)
         self._loss_sum = self._zero()
         num_parts = ranks.world_size * self._settings.accumulate
         self._recipe.check_fits(self._num_images, num_parts, self._device.type)
         self._build_model()
-        self._run_id = ranks.from_first(self._claim)
+        self._run_id = ranks.from_first(lambda: self._claim(held))
         state = self._restore()
         self._tell(
             "start" if state is None else "resume",
@@ -138,8 +143,9 @@ class _Trainer:
         decay = recipe.average
         self._average = None if decay is None else WeightAverage(self._model, decay)
 
-    def _claim(self) -> str:
+    def _claim(self, held: ExitStack) -> str:
         # Only now: what was refused above must leave no trace that refuses a corrected recipe.
+        self._lease = held.enter_context(hold(self._run, waits=True))
         self._run.remove_partial()
         return claim_run(self._run, self._dataset, self._recipe)
 
@@ -312,7 +318,7 @@ class _Trainer:
 
     def _stop_if_asked(self, loader: ShardLoader) -> None:
         """Save and end if any rank was asked to stop; all ranks do so after the same step."""
-        if self._ranks.any(self._watch.should_stop()):
+        if self._ranks.any(self._watch.should_stop() or self._is_lost):
             self._checkpoint(loader)
             if self._ranks.is_first:
                 self._checkpoints.finish()
@@ -320,8 +326,22 @@ class _Trainer:
             saved = f"saved as {self._last_checkpoint}"
             raise Incomplete(f"stopped at step {self._place.step}, {saved}")
 
+    @property
+    def _is_lost(self) -> bool:
+        """True where another process is known to have taken the run over.
+
+        An outage of the store loses nothing by itself: who trains waits it out.
+        """
+        return self._lease is not None and self._lease.is_lost
+
+    def _check_held(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
     def _checkpoint(self, loader: ShardLoader) -> None:
         place = self._place
+        if self._ranks.any(self._is_lost):
+            self._ranks.from_first(self._check_held)
         place.loss_sum = self._read_loss()
         place.cursor = loader.state_dict()
         place.num_records = len(self._metrics.records)

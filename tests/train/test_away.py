@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from serengeti_etl import retry
+from serengeti_etl import lease, retry
 from serengeti_etl.errors import Incomplete, ShardError
 from serengeti_etl.storage import Store
 from serengeti_etl.train import outbox
@@ -101,6 +101,8 @@ def test_a_run_that_is_stopped_meanwhile_goes_on_from_what_came(
 ) -> None:
     """It says what did not come; the same call ends with the same weights."""
     monkeypatch.setattr(Checkpoints.finish, "__defaults__", (0.1,))
+    # The process lives on, and its lease cannot be deleted while the store is away.
+    monkeypatch.setattr(lease, "LIFE_SECONDS", 1.0)
     run = Store(url=f"{make_bucket('stopped')}/run")
     with fault_proxy(s3_endpoint) as proxy:
         options = KEYS | {"endpoint_url": proxy.url}

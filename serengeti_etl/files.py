@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -144,7 +144,8 @@ class FsspecFiles:
     def delete(self, path: str) -> None:
         """See ``Files``."""
         if self.exists(path):
-            self._fs.rm_file(path)
+            with suppress(FileNotFoundError):  # another has just deleted it
+                self._fs.rm_file(path)
 
     def _entries(self, folder: str, kind: str) -> Iterable[str]:
         try:

@@ -216,3 +216,11 @@ def test_a_client_without_its_settings_says_what_it_needs() -> None:
     """Azure without an account is a ConfigError in the client's own words."""
     with pytest.raises(ConfigError, match=r"az://container cannot be opened: .*Account"):
         Store(url="az://container/x").read("y")
+
+
+def test_what_another_has_just_deleted_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two may delete one file: it is gone, which is what both want."""
+    monkeypatch.setattr(LocalFiles, "exists", lambda *_: True)
+    Store(url=str(tmp_path)).delete("gone")

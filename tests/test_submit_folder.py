@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from serengeti_etl.config import ResizeSettings
-from serengeti_etl.errors import ConfigError
+from serengeti_etl.errors import ConfigError, OutputHeld
+from serengeti_etl.lease import Lease, hold
 from serengeti_etl.predict.read_model import read_model
 from serengeti_etl.storage import Store
 from serengeti_etl.submit.model_folder import write_model_folder
@@ -105,6 +106,22 @@ def test_a_model_without_evaluation_says_so(run: str, tmp_path: Path) -> None:
     write_model_folder(store.url, str(tmp_path / "model"))
     assert json.loads((tmp_path / "model" / "metrics.json").read_text()) == {}
     assert "Not evaluated" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_two_exports_are_kept_apart(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second is refused while the first works; one that was taken over writes nothing."""
+    with hold(Store(url=str(tmp_path))), pytest.raises(OutputHeld, match="is being written"):
+        write_model_folder(run, str(tmp_path))
+
+    def lost(_: Lease) -> None:
+        raise OutputHeld("another's")
+
+    monkeypatch.setattr(Lease, "check", lost)
+    with pytest.raises(OutputHeld, match="another's"):
+        write_model_folder(run, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:

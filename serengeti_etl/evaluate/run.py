@@ -13,6 +13,7 @@ from serengeti_etl.evaluate.files import EVALUATION_FILE, IMAGES_FILE, SEQUENCES
 from serengeti_etl.evaluate.judge import Evaluation, Model, judge
 from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.label_config import EMPTY
+from serengeti_etl.lease import hold
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
@@ -54,6 +55,7 @@ def evaluate_run(
 
     Raises:
         ConfigError: the run is not finished, or the dataset has other classes.
+        OutputHeld: another process writes to the run.
         DatasetError: there is no finished dataset, or not this split.
     """
     settings, evaluation = settings or TrainSettings(), evaluation or EvaluationSettings()
@@ -68,22 +70,30 @@ def evaluate_run(
         weights_sha256=weights_sha256(file.state_dict),
     )
     predictor = _Predictor(file, dataset, model, settings)
-    judged = predictor.predict(split, with_mirror=evaluation.with_mirror)
-    tuned = judged if evaluation.tune_on == split else None
-    if tuned is None and evaluation.tune_on in dataset.splits:
-        tuned = predictor.predict(evaluation.tune_on, with_mirror=evaluation.with_mirror)
-    result = judge(judged, tuned, model, evaluation)
-    sequences = aggregate_sequences(judged.images, model.empty)
-    write_table(run, IMAGES_FILE, _table(judged.images, dataset.classes, "image_id"))
-    write_table(run, SEQUENCES_FILE, _table(sequences, dataset.classes, None))
+    # Of two at once, files of the one and of the other would come to lie side by side.
+    with hold(run) as lease:
+        judged = predictor.predict(split, with_mirror=evaluation.with_mirror)
+        tuned = judged if evaluation.tune_on == split else None
+        if tuned is None and evaluation.tune_on in dataset.splits:
+            tuned = predictor.predict(evaluation.tune_on, with_mirror=evaluation.with_mirror)
+        result = judge(judged, tuned, model, evaluation)
+        lease.check()
+        _write_tables(run, judged.images, result, model)
+        on = {"dataset": dataset.store.url, "plan_hash": dataset.plan_hash}
+        run.write_json(EVALUATION_FILE, dataclasses.asdict(result) | on)
+    return result
+
+
+def _write_tables(run: Store, images: Predictions, result: Evaluation, model: Model) -> None:
+    """Write the predictions of images and, plain and tuned, of their sequences."""
+    sequences = aggregate_sequences(images, model.empty)
+    write_table(run, IMAGES_FILE, _table(images, model.classes, "image_id"))
+    write_table(run, SEQUENCES_FILE, _table(sequences, model.classes, None))
     run.delete(TUNED_FILE)
     if result.tuning is not None:
-        serving = result.tuning.serving(dataset.classes, with_mirror=evaluation.with_mirror)
-        better = serving.sequences(judged.images, model.empty)
-        write_table(run, TUNED_FILE, _table(better, dataset.classes, None))
-    on = {"dataset": dataset.store.url, "plan_hash": dataset.plan_hash}
-    run.write_json(EVALUATION_FILE, dataclasses.asdict(result) | on)
-    return result
+        serving = result.tuning.serving(model.classes, with_mirror=result.with_mirror)
+        better = serving.sequences(images, model.empty)
+        write_table(run, TUNED_FILE, _table(better, model.classes, None))
 
 
 def _train_means(dataset: Dataset) -> Float64:

@@ -10,10 +10,11 @@ import torch
 
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.evaluate.files import EVALUATION_FILE
+from serengeti_etl.lease import hold
 from serengeti_etl.predict.read_model import WEIGHTS_FILE, read_model
 from serengeti_etl.predict.served import CONFIG_FILE, ServedModel
 from serengeti_etl.predict.tuned import tuned_serving
-from serengeti_etl.storage import Store
+from serengeti_etl.storage import Store, json_bytes
 from serengeti_etl.submit.model_card import model_card
 from serengeti_etl.train.serving import Serving
 
@@ -36,6 +37,7 @@ def write_model_folder(model_url: str, output: str, *, with_onnx: bool = False) 
 
     Raises:
         ConfigError: there is no model, or the extra is not installed.
+        OutputHeld: another process writes to the folder.
     """
     missing = [name for name in _ONNX_PACKAGES if with_onnx and not find_spec(name)]
     if missing:
@@ -44,25 +46,31 @@ def write_model_folder(model_url: str, output: str, *, with_onnx: bool = False) 
             "`pip install 'serengeti-etl[onnx]'`"
         )
     model = read_model(model_url, torch.device("cpu"))
-    metrics, store = _metrics_of(model_url), Store(url=output)
+    store = Store(url=output)
+    # Of two at once, weights of the one and the program of the other would lie side by side.
+    with hold(store) as lease:
+        files = _files(model, model_url, with_onnx=with_onnx)
+        lease.check()
+        for name, content in files.items():
+            store.write(name, content)
+    return tuple(files)
+
+
+def _files(model: ServedModel, model_url: str, *, with_onnx: bool) -> dict[str, bytes]:
+    """What the folder holds, by name; ``config.json`` is the last."""
+    metrics = _metrics_of(model_url)
     config = dataclasses.replace(model.config, tuned=_tuning_of(model, model_url))
     program = exported_program(model)
     files = {
         WEIGHTS_FILE: _safetensors(model),
         PROGRAM_FILE: _saved(program),
-        METRICS_FILE: None,
+        METRICS_FILE: json_bytes(metrics),
         CARD_FILE: model_card(config, metrics).encode(),
     }
     if with_onnx:
         files[ONNX_FILE] = _onnx(program)
-    for name, content in files.items():
-        if content is None:
-            store.write_json(name, metrics)
-        else:
-            store.write(name, content)
     normalisation = {"normalisation": model.normalisation()}
-    store.write_json(CONFIG_FILE, config.to_json() | normalisation)
-    return (*files, CONFIG_FILE)
+    return files | {CONFIG_FILE: json_bytes(config.to_json() | normalisation)}
 
 
 def exported_program(model: ServedModel) -> torch.export.ExportedProgram:

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from serengeti_etl.dataset.index import Dataset
-from serengeti_etl.errors import ConfigError, DatasetError
+from serengeti_etl.errors import ConfigError, DatasetError, OutputHeld
 from serengeti_etl.evaluate.run import evaluate_run
 from serengeti_etl.evaluate.settings import EvaluationSettings
+from serengeti_etl.lease import Lease, hold
 from serengeti_etl.load.read_table import read_images
 from serengeti_etl.load.selection import EVERYTHING
 from serengeti_etl.storage import Store
@@ -21,6 +22,7 @@ from serengeti_etl.train.loop import train
 from serengeti_etl.train.predictions import logits
 from serengeti_etl.train.recipe import Recipe, Stage
 from serengeti_etl.train.settings import TrainSettings
+from tests.conftest import files_below
 from tests.dataset_factory import make_dataset
 from tests.train import tiny
 
@@ -92,6 +94,36 @@ def test_the_split_and_what_it_is_tuned_on_are_told(tmp_path: Path, network: Non
     assert not (run / "predictions-tuned.parquet").exists()
     with pytest.raises(DatasetError, match="has no split 'test', only"):
         evaluate_run(str(run), dataset.store.url, "test", settings=SETTINGS)
+
+
+def test_two_evaluations_are_kept_apart(
+    tmp_path: Path,
+    network: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second is refused while the first works; one that was taken over writes nothing."""
+    dataset = make_dataset(str(tmp_path / "dataset"))
+    run = tmp_path / "run"
+    train(dataset.store.url, str(run), tiny.RECIPE, settings=SETTINGS)
+    with hold(Store(url=str(run))), pytest.raises(OutputHeld, match=f"{run} is being written"):
+        evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    before = files_below(run)
+    monkeypatch.setattr(Lease, "check", lost)
+    with pytest.raises(OutputHeld, match="another's"):
+        evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    assert files_below(run) == before
+    monkeypatch.undo()
+    tiny.install(monkeypatch)
+    evaluate_run(str(run), dataset.store.url, settings=SETTINGS)
+    assert files_below(run).keys() - before.keys() == {
+        "evaluation.json",
+        *(f"predictions-{name}.parquet" for name in ("images", "sequences", "tuned")),
+    }
+
+
+def lost(_: Lease) -> None:
+    """What a lease says that another has taken over."""
+    raise OutputHeld("another's")
 
 
 def test_a_thinned_empty_is_put_right(tmp_path: Path, network: None) -> None:  # noqa: ARG001

@@ -148,7 +148,7 @@ def test_one_that_was_taken_over_gives_nothing_its_name(
     def taken_over(report: PredictionReport) -> None:
         seen.append(report.num_done)
         if report.num_done == at:
-            (tmp_path / name).write_bytes(other.as_bytes())
+            Store(url=str(tmp_path)).write(name, other.as_bytes())
             # One of its leases, or the only one, is lost.
             wait_for(lambda: num_renewers() < len(LEASES[kind]), "the lease looked")
 

@@ -1,6 +1,8 @@
 """A prediction that was killed goes on, and leaves the bytes of an undisturbed one."""
 
+import dataclasses
 import datetime as dt
+import json
 import os
 import re
 import signal
@@ -137,7 +139,7 @@ def test_a_stopped_prediction_goes_on(
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 import torch
 from serengeti_etl.predict import journal, run
 from serengeti_etl.predict.photographs import Source
@@ -146,15 +148,42 @@ journal.SECONDS, run.PART_SIZE = 0.0, 6
 def kill(report):
     if report.num_done >= 18:
         os.kill(os.getpid(), signal.SIGKILL)
-model, photographs, folder = sys.argv[1:]
-settings = run.PredictSettings(
-    output=f"{folder}/images.csv",
-    sequences=f"{folder}/sequences.parquet",
-    device="cpu",
-    batch_size=3,
-)
+model, photographs, settings = sys.argv[1:]
+settings = run.PredictSettings(**json.loads(settings))
 run.predict_photographs(model, Source(url=photographs), settings, kill)
 """
+
+
+def kill_in(model: str, season: Path, settings: PredictSettings) -> None:
+    """Predict in a process that is killed after three parts."""
+    arguments = [model, str(season / "images"), json.dumps(dataclasses.asdict(settings))]
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_killed_package_goes_on(
+    model: str, season: Path, tmp_path: Path, fetched: list[int]
+) -> None:
+    """As a table does: of a Camtrap DP too the bytes are the same, and nothing else is left."""
+    wanted = predict_photographs(model, of(season), settings_in(tmp_path / "whole", "camtrap_dp"))
+    settings = settings_in(tmp_path / "killed", "camtrap_dp")
+    kill_in(model, season, settings)
+    names = {path.name.split(".")[1] for path in Path(settings.output).glob(".*.partial")}
+    assert names == {"media", "observations"}
+    assert not list(Path(settings.output).glob("[!.]*.csv"))
+    predict_photographs(model, of(season), settings)
+    assert fetched == [wanted.num_done, wanted.num_done - 2 * PART]
+    found = undated(files_below(tmp_path / "killed"))
+    assert found == undated(files_below(tmp_path / "whole"))
+    assert set(found) == {
+        f"package/{name}"
+        for name in ("datapackage.json", "deployments.csv", "media.csv", "observations.csv")
+    }
 
 
 @pytest.mark.slow
@@ -164,13 +193,7 @@ def test_a_killed_prediction_goes_on(
     """After SIGKILL the same call leaves the same bytes, and none of the unfinished files."""
     wanted = predict_photographs(model, of(season), settings_in(tmp_path / "whole", "csv"))
     folder = tmp_path / "killed"
-    arguments = [model, str(season / "images"), str(folder)]
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert process.returncode == -signal.SIGKILL
+    kill_in(model, season, settings_in(folder, "csv"))
     assert len(list(folder.glob(".*.partial"))) == 2
     assert len(list(folder.glob(".images.csv.predicted/*"))) == 2
     for name in ("images.csv", "sequences.parquet"):

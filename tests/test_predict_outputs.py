@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -48,6 +49,7 @@ ROWS = [
     image("3.jpg", seconds=3),
     image("4.jpg", 0.2, 0.9, 0.6, seconds=60),
 ]
+NAMES = pa.array([row.file_name for row in ROWS])
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -162,7 +164,7 @@ def place(**settings: Any) -> CamtrapDpSettings:
 def test_camtrap_dp_has_observations_by_machine(tmp_path: Path) -> None:
     """Categories above a half, or the likeliest, with their probability; read back as a catalog."""
     settings = place(latitude=-2.3, longitude=34.8)
-    with camtrap_dp_output(Store(url=str(tmp_path)), settings, CLASSES) as append:
+    with camtrap_dp_output(Store(url=str(tmp_path)), settings, CLASSES, NAMES) as append:
         append(ROWS[:1])
         append(ROWS[1:])
     with (tmp_path / "observations.csv").open(newline="", encoding="utf-8") as file:
@@ -207,7 +209,7 @@ def test_camtrap_dp_refuses_photographs_without_any_time(tmp_path: Path) -> None
     settings = place(latitude=-2.3, longitude=34.8)
     with (
         pytest.raises(CatalogError, match="none of 1 images has a date and time"),
-        camtrap_dp_output(Store(url=str(tmp_path)), settings, CLASSES) as append,
+        camtrap_dp_output(Store(url=str(tmp_path)), settings, CLASSES, NAMES) as append,
     ):
         append([timeless])
     assert list(tmp_path.iterdir()) == []

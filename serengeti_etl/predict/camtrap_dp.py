@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
-from serengeti_etl.catalog.camtrap_dp.writer import write_camtrap_dp
+from serengeti_etl.catalog.camtrap_dp.stream import Append, camtrap_dp_stream, can_keep_ids
 from serengeti_etl.catalog.table import ANNOTATION_SCHEMA, CATALOG_SCHEMA, image_keys
 from serengeti_etl.predict.rows import PredictedImage
 from serengeti_etl.storage import Store
@@ -18,67 +19,87 @@ THRESHOLD = 0.5
 
 @contextmanager
 def camtrap_dp_output(
-    store: Store, settings: CamtrapDpSettings, classes: Sequence[str]
+    store: Store, settings: CamtrapDpSettings, classes: Sequence[str], file_names: pa.Array
 ) -> Iterator[Callable[[Sequence[PredictedImage]], None]]:
     """A function that appends photographs to the package, which is there after the block.
 
-    The format names deployments first, with their times, so all rows are held until then, about
-    300 bytes each. Photographs that could not be read have media and no classification; those
-    without a time are left out, which the format does not allow.
+    They are written when their sequence has ended, and not held. Photographs that could not be read
+    have media and no classification; those without a time are left out, which the format does not
+    allow.
+
+    Args:
+        store: folder or bucket prefix.
+        settings: what photographs do not know.
+        classes: categories in the order of the probabilities.
+        file_names: of all photographs that may come; media are named by them.
 
     Raises:
         CatalogError: no photograph has a time.
         ConfigError: a site has no coordinates. In both cases nothing is written.
     """
-    parts = _Parts(classes)
-    yield parts.append
-    images = pa.Table.from_batches(parts.images, CATALOG_SCHEMA)
-    write_camtrap_dp(images, parts.annotations, store, settings)
+    keeps_ids = can_keep_ids(image_keys(file_names))
+    with camtrap_dp_stream(store, settings, keeps_ids=keeps_ids) as append:
+        sequences = _Sequences(append, classes)
+        yield sequences.append
+        sequences.end()
 
 
-class _Parts:
-    """Rows of a catalog and annotations of it, as they come in."""
+class _Sequences:
+    """Photographs that become rows of a catalog and annotations when their sequence has ended."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._classes = classes
-        self._num_frames: dict[str, int] = {}
-        self.images: list[pa.RecordBatch] = []
-        self.annotations: list[pa.RecordBatch] = []
+    def __init__(self, append: Append, classes: Sequence[str]) -> None:
+        self._append, self._classes = append, classes
+        self._open: list[PredictedImage] = []
 
     def append(self, rows: Sequence[PredictedImage]) -> None:
         """Take some photographs, frames of a sequence side by side."""
+        rows = [*self._open, *rows]
+        num_ended = len(rows)
+        while num_ended and rows[num_ended - 1].seq_id == rows[-1].seq_id:
+            num_ended -= 1
+        self._open = rows[num_ended:]
+        self._write(rows[:num_ended])
+
+    def end(self) -> None:
+        """Write the last sequence."""
+        self._write(self._open)
+
+    def _write(self, rows: Sequence[PredictedImage]) -> None:
         keys = image_keys(pa.array([row.file_name for row in rows], pa.string())).to_pylist()
         images, annotations = [], []
-        for key, row in zip(keys, rows, strict=True):
-            seen = _seen(row, self._classes)
-            images.append(self._image(key, row, [name for name, _ in seen]))
-            annotations += [
-                {
-                    "annotation_id": f"{key}#{name}",
-                    "image_id": key,
-                    "seq_id": row.seq_id,
-                    "category": name,
-                    "is_of_sequence": False,
-                    "probability": p,
-                }
-                for name, p in seen
-            ]
-        self.images.append(pa.RecordBatch.from_pylist(images, CATALOG_SCHEMA))
-        self.annotations.append(pa.RecordBatch.from_pylist(annotations, ANNOTATION_SCHEMA))
+        for _, frames in groupby(zip(keys, rows, strict=True), lambda one: one[1].seq_id):
+            for number, (key, row) in enumerate(frames, 1):
+                seen = _seen(row, self._classes)
+                images.append(_image(key, row, number, [name for name, _ in seen]))
+                annotations += [_annotation(key, row, name, p) for name, p in seen]
+        self._append(
+            pa.Table.from_pylist(images, CATALOG_SCHEMA),
+            pa.Table.from_pylist(annotations, ANNOTATION_SCHEMA),
+        )
 
-    def _image(self, key: str, row: PredictedImage, labels: list[str]) -> Mapping[str, Any]:
-        # Of the last sequence alone: its frames stand side by side.
-        self._num_frames = {row.seq_id: self._num_frames.get(row.seq_id, 0) + 1}
-        return {
-            "image_id": key,
-            "seq_id": row.seq_id,
-            "frame_num": self._num_frames[row.seq_id],
-            "file_name": row.file_name,
-            "site": row.site,
-            "season": "",
-            "datetime": row.time,
-            "labels": sorted(labels),
-        }
+
+def _image(key: str, row: PredictedImage, number: int, labels: list[str]) -> Mapping[str, Any]:
+    return {
+        "image_id": key,
+        "seq_id": row.seq_id,
+        "frame_num": number,
+        "file_name": row.file_name,
+        "site": row.site,
+        "season": "",
+        "datetime": row.time,
+        "labels": sorted(labels),
+    }
+
+
+def _annotation(key: str, row: PredictedImage, name: str, p: float) -> Mapping[str, Any]:
+    return {
+        "annotation_id": f"{key}#{name}",
+        "image_id": key,
+        "seq_id": row.seq_id,
+        "category": name,
+        "is_of_sequence": False,
+        "probability": p,
+    }
 
 
 def _seen(row: PredictedImage, classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from serengeti_etl.catalog.camtrap_dp.stream import STREAMED_FILES
 from serengeti_etl.convert.fetch import fetch_in_order
 from serengeti_etl.convert.resize import encoder_version
 from serengeti_etl.errors import ConfigError, ImageError, require
@@ -237,8 +238,8 @@ def _journal(model: ServedModel, photographs: Photographs, settings: PredictSett
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     for store, name in settings.places:
-        if name:
-            store.remove_partial(name)
+        for one in (name,) if name else STREAMED_FILES:
+            store.remove_partial(one)
     store, name = settings.places[0]
     return Journal(store, f".{name}.predicted" if name else ".predicted", key)
 
@@ -362,7 +363,8 @@ def _image_sink(
         place = camtrap_dp_settings("predictions", config.data.get("licence", ""), settings.place)
         for site in {photograph.site for photograph in photographs}:
             place.place(site)  # now, not when all photographs are predicted
-        return camtrap_dp_output(Store(url=settings.output), place, config.classes)
+        names = photographs.rows["file_name"].combine_chunks()
+        return camtrap_dp_output(Store(url=settings.output), place, config.classes, names)
     return _table_sink(settings, config.classes)
 
 

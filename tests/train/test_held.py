@@ -80,7 +80,7 @@ def test_one_that_was_taken_over_saves_nothing_more(
         if event.kind == "step":
             steps.append(event.step)
         if event.kind == "step" and event.step == 5:
-            (tmp_path / LEASE_FILE).write_bytes(other.as_bytes())
+            Store(url=str(tmp_path)).write(LEASE_FILE, other.as_bytes())
             wait_for(lambda: not any(one.name == "lease" for one in threading.enumerate()), "look")
             saved.update(files_below(tmp_path))
 
@@ -108,7 +108,7 @@ def test_all_ranks_stop_when_the_first_has_lost_the_run(
 
     def taken_over(event: Event) -> None:
         if event.kind == "step" and event.step == 2:
-            (tmp_path / LEASE_FILE).write_bytes(elsewhere(600).as_bytes())
+            Store(url=str(tmp_path)).write(LEASE_FILE, elsewhere(600).as_bytes())
             wait_for(lambda: not any(one.name == "lease" for one in threading.enumerate()), "look")
             asked.clear()
 

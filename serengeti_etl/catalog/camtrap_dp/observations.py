@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,9 @@ _FITTING = {
 }
 """What a column of words may hold; the others hold anything but how a package writes nothing."""
 
-_MADE_ID = "observation-"
+MADE_ID = "observation-"
+"""How ids begin that the writer makes; those of annotations do not."""
+
 _SMALLEST_SIDE = 1e-15  # of a box, by the schema
 BATCH_SIZE = 1 << 18
 
@@ -42,7 +45,7 @@ def spool(annotations: Iterable[pa.RecordBatch], path: Path) -> bool:
             ids = batch["annotation_id"]
             is_bad = pc.or_(
                 pc.is_in(ids, value_set=pa.array([None, *MISSING], pa.string())),
-                pc.fill_null(pc.starts_with(ids, _MADE_ID), fill_value=False),
+                pc.fill_null(pc.starts_with(ids, MADE_ID), fill_value=False),
             )
             is_fit = is_fit and not pc.any(is_bad).as_py()
             # Eight bytes per id instead of its text; two that collide cost no more than the ids.
@@ -55,50 +58,53 @@ class Observations:
     """Rows of observations, and what they turn out to hold.
 
     Args:
-        frames: images, as ``_frames`` gives them.
-        path: Parquet of annotations.
         keeps_ids: True where ids of annotations are unique; otherwise ids are made, and those of
             the annotations go into tags.
     """
 
-    def __init__(self, frames: pa.Table, path: Path, keeps_ids: bool) -> None:  # noqa: FBT001
-        self._frames = frames
-        self._path = path
+    def __init__(self, *, keeps_ids: bool) -> None:
         self._keeps_ids = keeps_ids
-        self._is_said = np.zeros(frames.num_rows, bool)
         self._num_made = 0
         self.names: set[str] = set()
         self.levels: set[str] = set()
         self.has_individuals = False
 
-    def tables(self) -> Iterator[pa.Table]:
-        """All rows, part by part."""
-        with pq.ParquetFile(self._path) as file:
+    def tables(self, frames: pa.Table, path: Path) -> Iterator[pa.Table]:
+        """All rows, part by part.
+
+        Args:
+            frames: images, as ``frames.frames_of`` gives them.
+            path: Parquet of annotations.
+        """
+        is_said = np.zeros(frames.num_rows, bool)
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH_SIZE, use_threads=False):
-                yield from self._noted(self._of_annotations(pa.Table.from_batches([batch])))
-        unsaid = self._frames.filter(pa.array(~self._is_said))
+                yield self.said(pa.Table.from_batches([batch]), frames, is_said)
+        unsaid = frames.filter(pa.array(~is_said))
         for start in range(0, unsaid.num_rows, BATCH_SIZE):
-            yield from self._noted(self._unclassified(unsaid.slice(start, BATCH_SIZE)))
+            yield self.unsaid(unsaid.slice(start, BATCH_SIZE))
 
-    def _noted(self, table: pa.Table) -> Iterator[pa.Table]:
-        if table.num_rows:
-            self.names |= set(table["scientificName"].unique().drop_null().to_pylist())
-            self.levels |= set(table["observationLevel"].unique().to_pylist())
-            self.has_individuals |= table["individualID"].null_count < table.num_rows
-            yield table
+    def said(
+        self, rows: pa.Table, frames: pa.Table, is_said: "np.ndarray[Any, np.dtype[np.bool_]]"
+    ) -> pa.Table:
+        """The observations of some annotations.
 
-    def _of_annotations(self, rows: pa.Table) -> pa.Table:
-        rows, at = self._with_frames(rows)
-        own = self._frames.take(at)
+        Args:
+            rows: of annotations.
+            frames: theirs, and perhaps others.
+            is_said: for each frame; becomes true where a row speaks of it.
+        """
+        rows, at = _with_frames(rows, frames)
+        own = frames.take(at)
         of_image = pc.is_valid(rows["image_id"])
-        self._is_said[at.filter(of_image).to_numpy()] = True
+        is_said[at.filter(of_image).to_numpy()] = True
         words, word_tags = _words(rows)
         boxes, box_tags = _boxes(rows, own)
         tags = word_tags | box_tags | self._own_tags(rows, own)
         is_machine = pc.is_valid(words["classificationProbability"])
         ids = rows["annotation_id"] if self._keeps_ids else self._made_ids(rows.num_rows)
-        return pa.table(
-            self._event(own)
+        return self._noted(
+            _event(own)
             | words
             | boxes
             | {
@@ -110,22 +116,29 @@ class Observations:
             }
         )
 
-    def _with_frames(self, rows: pa.Table) -> tuple[pa.Table, pa.Array]:
-        """The rows of images that are written, and the place of each one's frame.
+    def unsaid(self, frames: pa.Table) -> pa.Table:
+        """The observations of frames of which nobody said anything, which come last."""
+        tags = {"seq_id": where(frames["is_split"], frames["seq_id"])}
+        nothing = pa.nulls(frames.num_rows, pa.string())
+        return self._noted(
+            _event(frames)
+            | {
+                "observationID": self._made_ids(frames.num_rows),
+                "mediaID": frames["image_id"],
+                "observationLevel": pa.repeat("media", frames.num_rows),
+                "observationType": pa.repeat(UNCLASSIFIED, frames.num_rows),
+                "scientificName": nothing,
+                "individualID": nothing,
+                "observationTags": _joined(tags),
+            }
+        )
 
-        Where a row speaks of a sequence, that is the first frame of the sequence.
-        """
-        at = pc.index_in(rows["image_id"], value_set=self._frames["image_id"])
-        of_image = pc.is_valid(rows["image_id"])
-        if not pc.all(of_image).as_py():
-            first = pc.index_in(rows["seq_id"], value_set=self._frames["seq_id"])
-            at = pc.if_else(of_image, at, first)
-        is_there = pc.is_valid(at)
-        return rows.filter(is_there), at.filter(is_there).combine_chunks()
-
-    def _event(self, own: pa.Table) -> dict[str, pa.Array]:
-        names = ("deploymentID", "eventStart", "eventEnd")
-        return {name: own[name] for name in names} | {"eventID": own["seq_id"]}
+    def _noted(self, columns: dict[str, Any]) -> pa.Table:
+        table = pa.table(columns)
+        self.names |= set(table["scientificName"].unique().drop_null().to_pylist())
+        self.levels |= set(table["observationLevel"].unique().to_pylist())
+        self.has_individuals |= table["individualID"].null_count < table.num_rows
+        return table
 
     def _own_tags(self, rows: pa.Table, own: pa.Table) -> dict[str, pa.Array]:
         """Tags that say what the reader could not tell from the columns."""
@@ -139,29 +152,32 @@ class Observations:
             tags["annotation_id"] = pc.fill_null(rows["annotation_id"], "")
         return tags
 
-    def _unclassified(self, frames: pa.Table) -> pa.Table:
-        tags = {"seq_id": where(frames["is_split"], frames["seq_id"])}
-        nothing = pa.nulls(frames.num_rows, pa.string())
-        return pa.table(
-            self._event(frames)
-            | {
-                "observationID": self._made_ids(frames.num_rows),
-                "mediaID": frames["image_id"],
-                "observationLevel": pa.repeat("media", frames.num_rows),
-                "observationType": pa.repeat(UNCLASSIFIED, frames.num_rows),
-                "scientificName": nothing,
-                "individualID": nothing,
-                "observationTags": _joined(tags),
-            }
-        )
-
     def _made_ids(self, num: int) -> list[str]:
         first = self._num_made + 1
         self._num_made += num
-        return [f"{_MADE_ID}{number}" for number in range(first, first + num)]
+        return [f"{MADE_ID}{number}" for number in range(first, first + num)]
 
 
 Columns = dict[str, pa.Array]
+
+
+def _with_frames(rows: pa.Table, frames: pa.Table) -> tuple[pa.Table, pa.Array]:
+    """The rows of images that are written, and the place of each one's frame.
+
+    Where a row speaks of a sequence, that is the first frame of the sequence.
+    """
+    at = pc.index_in(rows["image_id"], value_set=frames["image_id"])
+    of_image = pc.is_valid(rows["image_id"])
+    if not pc.all(of_image).as_py():
+        first = pc.index_in(rows["seq_id"], value_set=frames["seq_id"])
+        at = pc.if_else(of_image, at, first)
+    is_there = pc.is_valid(at)
+    return rows.filter(is_there), at.filter(is_there).combine_chunks()
+
+
+def _event(own: pa.Table) -> Columns:
+    names = ("deploymentID", "eventStart", "eventEnd")
+    return {name: own[name] for name in names} | {"eventID": own["seq_id"]}
 
 
 def _words(rows: pa.Table) -> tuple[Columns, Columns]:

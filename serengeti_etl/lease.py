@@ -1,4 +1,4 @@
-"""One writer per place: a lease says who writes there, and runs out soon after a kill.
+"""One writer per place, or file in it: a lease says who writes, and runs out soon after a kill.
 
 A lease is a small file, put where there is none, renewed while its holder lives, deleted at the
 end. Who finds that of another is refused, unless its holder is dead: the time has run out, or the

@@ -354,6 +354,21 @@ def test_a_prediction_into_a_bucket_goes_on(
     assert {name: bucket.read(name) for name in bucket.find("")} == files_below(tmp_path)
 
 
+def test_a_package_in_a_bucket_goes_on(
+    model: str, season: Path, tmp_path: Path, make_bucket: Callable[[str], str]
+) -> None:
+    """A Camtrap DP goes there as its rows come; stopped and begun again, it is that of a folder."""
+    predict_photographs(model, of(season), settings_in(tmp_path, "camtrap_dp"))
+    bucket = Store(url=f"{make_bucket('package')}/p")
+    settings = settings_in(tmp_path, "camtrap_dp", output=bucket.url)
+    with pytest.raises(StopError):
+        predict_photographs(model, of(season), settings, stopped_after(4 * PART))
+    assert all(name.startswith(".predicted/") for name in bucket.find(""))
+    predict_photographs(model, of(season), settings)
+    found = {name: bucket.read(name) for name in bucket.find("")}
+    assert undated(found) == undated(files_below(tmp_path / "package"))
+
+
 @pytest.mark.parametrize(("batch_size", "part_size"), [(1, 6), (4, 4), (5, 5), (6, 6), (7, 7)])
 def test_parts_are_whole_batches(batch_size: int, part_size: int) -> None:
     """What a kill leaves ends where a batch ends, so that those that follow are the same."""

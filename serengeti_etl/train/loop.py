@@ -97,7 +97,8 @@ class _Trainer:
         num_parts = ranks.world_size * self._settings.accumulate
         self._recipe.check_fits(self._num_images, num_parts, self._device.type)
         self._build_model()
-        self._run_id = ranks.from_first(self._claim)
+        # Only now: what was refused above must leave no trace that refuses a corrected recipe.
+        self._run_id = ranks.from_first(lambda: claim_run(self._run, self._dataset, self._recipe))
         state = self._restore()
         self._tell(
             "start" if state is None else "resume",
@@ -137,11 +138,6 @@ class _Trainer:
         self._model = model.to(self._device, **layout)  # type: ignore[call-overload]
         decay = recipe.average
         self._average = None if decay is None else WeightAverage(self._model, decay)
-
-    def _claim(self) -> str:
-        # Only now: what was refused above must leave no trace that refuses a corrected recipe.
-        self._run.remove_partial()
-        return claim_run(self._run, self._dataset, self._recipe)
 
     def _restore(self) -> dict[str, Any] | None:
         """Take up the last usable checkpoint, if there is one."""
@@ -270,6 +266,7 @@ class _Trainer:
         }
         self._metrics.record("train", self._place, stage.name, values)
         self._tell("log", **values)
+        self._tell_arrived()
 
     def _validate(self, stage: Stage, train_loader: ShardLoader) -> None:
         """Score the validation split by sequences; keep the weights if they are the best so far."""

@@ -117,11 +117,13 @@ class EndTold:
 
         word = LastWord.of(error, self._settings.kind)
         levels = {"done": Level.INFO, "stopped": Level.WARNING, "failed": Level.CRITICAL}
+        # Who is refused has not stopped what is at work there.
+        told, what = ("held", "held by another") if word.is_held else (word.ended, word.ended)
         self._alerts.send(
             Alert(
-                kind=word.ended,
+                kind=told,
                 run=self._run,
-                title=f"{self._settings.name}: {word.ended}",
+                title=f"{self._settings.name}: {what}",
                 text=word.reason,
                 level=levels[word.ended],
             )

@@ -32,7 +32,8 @@ class Fate:
 
     Attributes:
         way: that it ends in, once it is due; ``live`` for one that goes on.
-        folder: where a file ``now`` makes it due, and ``died`` will hold the time of its end.
+        folder: where ``steps`` says that it steps, a file ``now`` makes it due, and ``died`` will
+            hold the time of its end.
         num_steps: taken so far.
     """
 
@@ -43,6 +44,7 @@ class Fate:
     def befall(self, logits_BC: Tensor) -> Tensor:
         """What comes of a step's logits, a little later or never."""
         self.num_steps += 1
+        (self.folder / "steps").touch()
         is_due = (self.folder / "now").exists()
         if is_due and self.way == "hang":
             self._note()

@@ -151,7 +151,7 @@ class Trial:
         return status
 
     def begin(self, dataset: str) -> None:
-        """Start it, and wait until it says that it steps.
+        """Start it, and wait until it steps and has a status.
 
         Raises:
             RuntimeError: it does not.
@@ -182,8 +182,7 @@ class Trial:
     def _steps(self) -> bool:
         if self.process is None or self.process.poll() is not None:
             raise RuntimeError(f"{self.title} ended: {tail(self.folder / 'output')}")
-        status = read_status(self.store)
-        return status is not None and status.step > 1
+        return (self.folder / "steps").exists() and read_status(self.store) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

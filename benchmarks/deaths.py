@@ -136,10 +136,10 @@ def watching(folder: Path, roots: dict[str, str], inbox: Inbox, like: Status) ->
 
 
 def let_die(trials: Sequence[Trial]) -> None:
-    """One after another, spread over the time between two looks; those that take longest first."""
-    for trial in sorted(mortal(trials), key=lambda trial: trial.promised_seconds, reverse=True):
+    """One after another, spread over the time between two looks."""
+    for trial in mortal(trials):
         trial.die()
-        time.sleep(EVERY_SECONDS / len(trials))
+        time.sleep(EVERY_SECONDS / len(mortal(trials)))
 
 
 def await_alerts(trials: Sequence[Trial], inbox: Inbox) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 LATENCY_SECONDS = 0.05
@@ -36,8 +37,8 @@ def variables(endpoint: str) -> dict[str, str]:
     return S3_CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}
 
 
-def upload(source: Path, endpoint: str) -> None:
-    """Put a folder's files into ``BUCKET``, which is made."""
+def make_bucket(endpoint: str) -> Any:
+    """The store's files, with an empty ``BUCKET``."""
     import s3fs
 
     names = variables(endpoint)
@@ -45,4 +46,10 @@ def upload(source: Path, endpoint: str) -> None:
         endpoint_url=endpoint, key=names["AWS_ACCESS_KEY_ID"], secret=names["AWS_SECRET_ACCESS_KEY"]
     )
     files.mkdir(BUCKET)
+    return files
+
+
+def upload(source: Path, endpoint: str) -> None:
+    """Put a folder's files into ``BUCKET``, which is made."""
+    files = make_bucket(endpoint)
     files.put(f"{source}/", f"{BUCKET}/", recursive=True)

@@ -18,6 +18,10 @@ from serengeti_etl.label_config import FractionSplit
 from tests.browser import Browser, open_browser
 from tests.servers import S3_CREDENTIALS, s3_server
 
+# Several processes share the cores: teams of threads that spin for each other would take most of
+# the time. Before torch is imported; commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -113,17 +113,19 @@ class EndTold:
         trace: TracebackType | None,
     ) -> None:
         from serengeti_etl.runs.alert import Alert, Level
-        from serengeti_etl.runs.ending import Ending
+        from serengeti_etl.runs.last_word import LastWord
 
-        ending = Ending.of(error, self._settings.kind)
+        word = LastWord.of(error, self._settings.kind)
         levels = {"done": Level.INFO, "stopped": Level.WARNING, "failed": Level.CRITICAL}
+        # Who is refused has not stopped what is at work there.
+        told, what = ("held", "held by another") if word.is_held else (word.ended, word.ended)
         self._alerts.send(
             Alert(
-                kind=ending.ended,
+                kind=told,
                 run=self._run,
-                title=f"{self._settings.name}: {ending.ended}",
-                text=ending.reason,
-                level=levels[ending.ended],
+                title=f"{self._settings.name}: {what}",
+                text=word.reason,
+                level=levels[word.ended],
             )
         )
 
@@ -195,9 +197,9 @@ class _TrackerTeller:
         trace: TracebackType | None,
     ) -> None:
         if self._is_begun:
-            from serengeti_etl.runs.ending import Ending
+            from serengeti_etl.runs.last_word import LastWord
 
-            self._tracked.finish(Ending.of(error, self._kind).ended)
+            self._tracked.finish(LastWord.of(error, self._kind).ended)
 
 
 def _tracker_noted(board: "Board") -> Callable[[str], object]:

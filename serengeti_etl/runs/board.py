@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from serengeti_etl.runs.ending import Ending
 from serengeti_etl.runs.hang import HangWatch
+from serengeti_etl.runs.last_word import LastWord
 from serengeti_etl.runs.notes import BoardSettings, Level, Notes, Sample
 from serengeti_etl.runs.pace import Pace
 from serengeti_etl.runs.records import Records, plain_numbers
@@ -175,8 +175,8 @@ class Board:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        ending = Ending.of(error, self.settings.kind)
-        if ending.is_held:
+        word = LastWord.of(error, self.settings.kind)
+        if word.is_held:
             self._fall_silent()
         else:
-            self.close(ending.ended, ending.reason)
+            self.close(word.ended, word.reason)

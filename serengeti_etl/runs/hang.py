@@ -3,9 +3,11 @@
 import faulthandler
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -33,7 +35,7 @@ class Dump:
     @classmethod
     def of(cls, text: str) -> Self:
         """The dump in the words of ``faulthandler``."""
-        main = f"{threading.main_thread().ident or 0:#018x}"
+        main = _main_thread()
         frames: list[str] = []
         is_main = False
         for line in text.splitlines():
@@ -78,8 +80,24 @@ class HangWatch:
             return None
         content = os.pread(descriptor, num_bytes - self._num_read, self._num_read)
         self._num_read = num_bytes
-        return Dump.of(content.decode(errors="replace"))
+        text = content.decode(errors="replace")
+        # It stops after a hundred threads, and the main one, the oldest, comes last.
+        return Dump.of(text if _main_thread() in text else f"{text}\n{_stack_of_main()}")
 
     def end(self) -> None:
         """Watch no more."""
         faulthandler.cancel_dump_traceback_later()
+
+
+def _main_thread() -> str:
+    """As ``faulthandler`` calls it."""
+    return f"{threading.main_thread().ident or 0:#018x}"
+
+
+def _stack_of_main() -> str:
+    """Where the main thread stands now, as ``faulthandler`` writes it."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
+    lines = [f"Thread {_main_thread()} (most recent call first):"]
+    for one, line in traceback.walk_stack(frame):
+        lines.append(f'  File "{one.f_code.co_filename}", line {line} in {one.f_code.co_name}')
+    return "\n".join(lines)

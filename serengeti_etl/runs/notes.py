@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from serengeti_etl.errors import require
-from serengeti_etl.runs.ending import RunKind
+from serengeti_etl.runs.last_word import RunKind
 from serengeti_etl.runs.pace import Pace
 from serengeti_etl.runs.status import Said
 from serengeti_etl.storage import Store

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from serengeti_etl.errors import RunError
-from serengeti_etl.runs.ending import Ended, RunKind
+from serengeti_etl.runs.last_word import Ended, RunKind
 
 STATUS_FILE = "status.json"
 EVENTS_FILE = "events.jsonl"

@@ -158,11 +158,12 @@ def facts_of(info: DatasetIndex) -> dict[str, Any]:
 
 
 def claim_run(run: Store, dataset: Dataset, recipe: Recipe) -> str:
-    """Id of the run: of the one that is there, or of a new one.
+    """Id of the run: of the one that is there, or of a new one; half-written files are removed.
 
     Raises:
         ConfigError: the folder holds a run of another recipe or dataset; says what differs.
     """
+    run.remove_partial()
     wanted = {
         "recipe": recipe.settings(),
         "plan_hash": dataset.plan_hash,

@@ -146,7 +146,6 @@ class _Trainer:
     def _claim(self, held: ExitStack) -> str:
         # Only now: what was refused above must leave no trace that refuses a corrected recipe.
         self._lease = held.enter_context(hold(self._run, waits=True))
-        self._run.remove_partial()
         return claim_run(self._run, self._dataset, self._recipe)
 
     def _restore(self) -> dict[str, Any] | None:
@@ -276,6 +275,7 @@ class _Trainer:
         }
         self._metrics.record("train", self._place, stage.name, values)
         self._tell("log", **values)
+        self._tell_arrived()
 
     def _validate(self, stage: Stage, train_loader: ShardLoader) -> None:
         """Score the validation split by sequences; keep the weights if they are the best so far."""

@@ -28,6 +28,20 @@ def a_loader_that_blocks(event: threading.Event) -> None:
     event.wait(20)
 
 
+@pytest.fixture(params=[0, 150])
+def _beside_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """So many threads that wait, as a machine of many cores has them."""
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(request.param)]
+    for thread in threads:
+        thread.start()
+    yield
+    end.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.usefixtures("_beside_threads")
 def test_where_the_main_thread_stands_is_written_down(watch: HangWatch) -> None:
     """Without progress for its time, the dump names what blocks, the innermost call first."""
     found: list[Dump] = []

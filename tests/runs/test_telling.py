@@ -143,7 +143,7 @@ def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: Aler
     [
         (Incomplete("stopped at step 3"), "train", "stopped", "warning"),
         (Incomplete("3 shards failed"), "convert", "failed", "critical"),
-        (OutputHeld("out is being written by another"), "convert", "stopped", "warning"),
+        (OutputHeld("out is being written by another"), "convert", "held", "warning"),
         (KeyboardInterrupt(), "convert", "stopped", "warning"),
         (RunError("the loss is"), "train", "failed", "critical"),
     ],
@@ -161,7 +161,8 @@ def test_an_end_is_told_as_the_page_has_it(
     with pytest.raises(type(error)):
         work()
     (alert,) = heard
-    assert (alert.kind, alert.level, alert.title) == (ended, level, f"lions: {ended}")
+    assert (alert.kind, alert.level) == (ended, level)
+    assert alert.title.startswith(f"lions: {ended}")
     assert str(error) in alert.text
 
 

@@ -1,6 +1,5 @@
 """Deaths of real trainings, as a watcher elsewhere sees and tells them."""
 
-import logging
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from tests.runs.status_factory import STATUS, say
 from tests.train.test_stop import command_of
 
 ROOT = Path(__file__).parents[2]
-logger = logging.getLogger(__name__)
 
 EVERY, LOST, STALL = 0.3, 3.0, 3.0
 SLACK = 3.0
@@ -143,7 +141,6 @@ def test_each_death_is_told_in_time(  # noqa: PLR0913, PLR0917 - fixtures
         step_until(watching, lambda: state_of(watching) == kind.upper(), 60)
         posted = server.wait_for_kind(kind)
         seconds = posted.at - died
-        logger.info("death | %s | %s | %.1f s | %s", death, where, seconds, posted.json()["title"])
         if number in (signal.SIGKILL, signal.SIGSTOP):
             assert seconds <= promised + 2 * EVERY + SLACK
         for _ in range(5):

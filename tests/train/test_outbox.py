@@ -13,6 +13,8 @@ from serengeti_etl.train.outbox import Outbox
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.01)
+    # Whoever waits for more than an answer does so for ever.
+    monkeypatch.setattr(outbox_module, "PROMPT_SECONDS", 1000.0)
 
 
 class Away:
@@ -36,7 +38,7 @@ class Away:
 
 
 def test_what_can_be_delivered_is_delivered_at_once() -> None:
-    """It is there when the call returns, without a thread, and is told once."""
+    """It is there when the call returns, and is told once; no thread is left afterwards."""
     store, late = Away(), list[OSError]()
     with Outbox(late.append) as outbox:
         for number in (1, 2):
@@ -103,3 +105,58 @@ def test_what_does_not_come_in_time_is_named() -> None:
             assert not thread.is_alive()
     store.error = None
     assert store.got == []
+
+
+def test_a_store_that_swallows_packets_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training goes on after a while, nothing is told; the newest comes in the end."""
+    monkeypatch.setattr(outbox_module, "PROMPT_SECONDS", 0.05)
+    store, late, answers = Away(), list[OSError](), threading.Event()
+
+    def swallowed() -> None:
+        assert answers.wait(30)
+        store.deliver("state 1")()
+
+    with Outbox(late.append) as outbox:
+        outbox.send("state", "state 1", swallowed)
+        for number in (2, 3):
+            outbox.send("state", f"state {number}", store.deliver(f"state {number}"))
+        assert (store.got, outbox.arrived()) == ([], [])
+        answers.set()
+        outbox.finish(30)
+        assert store.got == outbox.arrived() == ["state 1", "state 3"]
+    assert late == []
+
+
+def test_silence_that_became_an_error_is_told_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, in the thread that asks; and again when the store was there in between."""
+    monkeypatch.setattr(outbox_module, "PROMPT_SECONDS", 0.05)
+    store, told, answers = Away(ConnectionError("away")), list[str](), threading.Event()
+
+    def swallowed() -> None:
+        answers.wait(30)
+        store.deliver("state 1")()
+
+    with Outbox(lambda error: told.append(f"{error} {threading.current_thread().name}")) as outbox:
+        outbox.send("state", "state 1", swallowed)
+        assert told == []
+        answers.set()
+        for _ in range(2):
+            assert store.asked.acquire(timeout=30)
+        for _ in range(3):
+            assert outbox.arrived() == []
+        assert told == ["away MainThread"]
+        store.error = None
+        outbox.finish(30)
+        assert outbox.arrived() == ["state 1"]
+        store.error = TimeoutError("away again")
+        outbox.send("state", "state 2", store.deliver("state 2"))
+        assert told == ["away MainThread", "away again MainThread"]
+
+
+def test_a_fault_of_ours_is_raised_where_it_is_waited_for() -> None:
+    """What is no error of a store does not end in a thread that nobody hears of."""
+    with Outbox() as outbox:
+        with pytest.raises(ZeroDivisionError):
+            outbox.send("state", "state 1", lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            outbox.finish(30)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.last_word import Ended
 from serengeti_etl.runs.trackers.tracker import TrackedRun
 
 EXPERIMENT = "serengeti-etl"

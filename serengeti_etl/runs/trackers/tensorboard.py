@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.last_word import Ended
 from serengeti_etl.runs.trackers.tracker import TrackedRun
 
 

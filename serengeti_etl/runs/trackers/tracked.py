@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from serengeti_etl.runs.aside import Aside
-from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.last_word import Ended
 from serengeti_etl.runs.trackers.tracker import TrackedRun, Tracker
 
 NUM_FAILURES = 3

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.last_word import Ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.last_word import Ended
 from serengeti_etl.runs.trackers.tracker import TrackedRun
 
 

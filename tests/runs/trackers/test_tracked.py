@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from serengeti_etl.errors import ConfigError
-from serengeti_etl.runs.ending import Ended
+from serengeti_etl.runs.last_word import Ended
 from serengeti_etl.runs.trackers import choose, tracked
 from serengeti_etl.runs.trackers.choose import choose_tracker
 from serengeti_etl.runs.trackers.tensorboard import TensorBoardTracker

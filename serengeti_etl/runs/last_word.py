@@ -11,7 +11,7 @@ Ended = Literal["done", "stopped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class LastWord:
     """What a block of work came to.
 
     Attributes:
@@ -25,7 +25,7 @@ class Ending:
     is_held: bool = False
 
     @classmethod
-    def of(cls, error: BaseException | None, kind: RunKind) -> "Ending":
+    def of(cls, error: BaseException | None, kind: RunKind) -> "LastWord":
         """Of a block that raised ``error``.
 
         Args:

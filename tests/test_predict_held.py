@@ -145,12 +145,15 @@ def test_one_that_was_taken_over_gives_nothing_its_name(
     name, seen = max(LEASES[kind]), []
     at = len(of(season).find()) if is_last else 2 * PART
 
+    def is_lost() -> bool:
+        # Again each time, for a renewal under way may have written over it.
+        Store(url=str(tmp_path)).write(name, other.as_bytes())
+        return num_renewers() < len(LEASES[kind])
+
     def taken_over(report: PredictionReport) -> None:
         seen.append(report.num_done)
         if report.num_done == at:
-            Store(url=str(tmp_path)).write(name, other.as_bytes())
-            # One of its leases, or the only one, is lost.
-            wait_for(lambda: num_renewers() < len(LEASES[kind]), "the lease looked")
+            wait_for(is_lost, "the lease looked")
 
     with pytest.raises(OutputHeld, match=r"was taken over by process .* on far-away"):
         predict_photographs(model, of(season), settings_in(tmp_path, kind), taken_over)

@@ -47,6 +47,13 @@ def elsewhere(seconds_left: float) -> Holder:
     return replace(here, host="far-away", machine="another", expires_at=end)
 
 
+def is_lost_to(other: Holder, run: Path) -> bool:
+    """Write the other's lease, and tell whether the run has seen one."""
+    # Again each time, for a renewal under way may have written over it.
+    Store(url=str(run)).write(LEASE_FILE, other.as_bytes())
+    return not any(thread.name == "lease" for thread in threading.enumerate())
+
+
 def test_the_second_is_refused_and_the_first_not_disturbed(dataset: str, tmp_path: Path) -> None:
     """Tried at every step of the first, whose files are those of one that was alone."""
     alone, out = tmp_path / "alone", tmp_path / "out"
@@ -80,8 +87,7 @@ def test_one_that_was_taken_over_saves_nothing_more(
         if event.kind == "step":
             steps.append(event.step)
         if event.kind == "step" and event.step == 5:
-            Store(url=str(tmp_path)).write(LEASE_FILE, other.as_bytes())
-            wait_for(lambda: not any(one.name == "lease" for one in threading.enumerate()), "look")
+            wait_for(lambda: is_lost_to(other, tmp_path), "the lease looked")
             saved.update(files_below(tmp_path))
 
     with pytest.raises(OutputHeld, match=r"was taken over by process .* on far-away"):
@@ -108,8 +114,7 @@ def test_all_ranks_stop_when_the_first_has_lost_the_run(
 
     def taken_over(event: Event) -> None:
         if event.kind == "step" and event.step == 2:
-            Store(url=str(tmp_path)).write(LEASE_FILE, elsewhere(600).as_bytes())
-            wait_for(lambda: not any(one.name == "lease" for one in threading.enumerate()), "look")
+            wait_for(lambda: is_lost_to(elsewhere(600), tmp_path), "the lease looked")
             asked.clear()
 
     with pytest.raises(OutputHeld):

@@ -14,7 +14,7 @@ ROOT = Path(serengeti_etl.__file__).parent
 
 # Imports go one way: a module may import from its own and earlier layers.
 LAYERS = (
-    ("ahead", "daemon_pool", "errors", "stages", "templates", "versions"),
+    ("ahead", "axis", "daemon_pool", "errors", "stages", "templates", "versions"),
     ("label_config",),
     ("config",),
     ("retry",),

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from serengeti_etl.axis import ticks
+
 WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 10, 38
 
@@ -151,18 +153,6 @@ class Chart:
     right: int = WIDTH - _RIGHT
     top: int = _TOP
     bottom: int = HEIGHT - _BOTTOM
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values from ``low`` to ``high``: steps of 1, 2 or 5 times a power of ten."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / max(1, most - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * one for one in (1, 2, 5, 10) if power * one >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    # Through text: 3 * 0.1 is not 0.3.
-    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 def line_chart(series: Sequence[Series], x: Axis, y: Axis) -> Chart:

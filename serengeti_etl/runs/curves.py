@@ -1,15 +1,17 @@
 """Curves of a run's records: thinned to a few hundred points, and drawn as SVG."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serengeti_etl.axis import ticks
 from serengeti_etl.runs.records import plain_numbers
 
 _MOST_POINTS = 240  # a px or two each, or noise becomes a block of colour
 _WIDTH, _HEIGHT = 360.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 8.0, 10.0, 22.0
+
+_NUM_DIGITS, _MOST_DIGITS = 4, 10
 
 Point = tuple[float, float]
 
@@ -228,39 +230,37 @@ def draw(chart: Chart, marks: Sequence[tuple[int, str]], num_steps: int | None) 
         bottom=bottom,
         paths=tuple("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) for points in placed),
         ends=tuple(points[-1] for points in placed),
-        x_ticks=tuple(
-            Tick(at=place(x, low)[0], text=short_number(x)) for x in nice_ticks(0, last, 5)
-        ),
-        y_ticks=tuple(
-            Tick(at=place(0, y)[1], text=short_number(y)) for y in nice_ticks(low, high, 4)
-        ),
+        x_ticks=tuple(Tick(at=place(x, low)[0], text=text) for x, text in _labelled(0, last, 6)),
+        y_ticks=tuple(Tick(at=place(0, y)[1], text=text) for y, text in _labelled(low, high, 5)),
         marks=tuple(Tick(at=place(x, low)[0], text=name) for x, name in marks if 0 <= x < last),
     )
 
 
 def _range(low: float, high: float) -> Point:
     """What an axis spans for values between; never nothing."""
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    is_flat = high - low <= 1e-9 * abs(high)
+    room = (abs(high) * 0.1 or 1.0) if is_flat else (high - low) * 0.06
     # Nothing shown here is below 0, and where it comes near, one wants to see it.
     bottom = 0.0 if 0 <= low < (high - low) * 1.5 or low == high == 0 else low - room
     return bottom, high + room
 
 
-def nice_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between, at most so many and one."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [(first + at) * step for at in range(most + 1) if (first + at) * step <= high * 1.0001]
+def _labelled(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    """Round numbers with their texts, in as many digits as tell them apart."""
+    found = ticks(low, high, most)
+    for digits in range(_NUM_DIGITS, _MOST_DIGITS):
+        texts = [short_number(one, digits) for one in found]
+        if len(set(texts)) == len(texts):
+            break
+    return list(zip(found, texts, strict=True))
 
 
-def short_number(value: float) -> str:
+def short_number(value: float, digits: int = _NUM_DIGITS) -> str:
     """As people write it on an axis: ``1.2k``, ``0.035``."""
     if 1e3 <= abs(value) < 1e4:  # noqa: PLR2004 - where digits want a comma
-        return f"{value:,.0f}"
+        return f"{value:,.{digits - 4}f}"
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             scaled = value / {"G": 1e9, "M": 1e6, "k": 1e3}[suffix]
-            return f"{scaled:.4g}{suffix}"
-    return f"{value:.4g}"
+            return f"{scaled:.{digits}g}{suffix}"
+    return f"{value:.{digits}g}"

@@ -74,7 +74,6 @@ class Outbox:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
             self._changed.wait_for(lambda: self._is_settled(parcel), PROMPT_SECONDS)
             self._raise_final()
         self._tell_late()
@@ -111,11 +110,10 @@ class Outbox:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._changed:
-            self._closing.set()
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        self._closing.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(CLOSE_SECONDS)
 
     def _is_settled(self, parcel: _Parcel) -> bool:
         """Whether there is no more to wait for: it has arrived, or will come late."""
@@ -134,22 +132,21 @@ class Outbox:
             self._on_late(away)
 
     def _work(self) -> None:
-        """Deliver what waits, until the end."""
+        """Deliver what waits, until nothing does."""
         while (parcel := self._next()) is not None:
             with Guard(self._failed):
                 parcel.deliver()
                 self._delivered(parcel)
 
     def _next(self) -> _Parcel | None:
-        """The parcel that waits the longest, once it is time for it; None at the end."""
+        """The parcel that waits the longest, once it is time for it; None ends the thread."""
         if self._away is not None:
             self._closing.wait(RETRY_SECONDS)
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_over())
-            return None if self._is_over() else next(iter(self._waiting.values()))
-
-    def _is_over(self) -> bool:
-        return self._closing.is_set() or self._error is not None
+            if self._waiting and self._error is None and not self._closing.is_set():
+                return next(iter(self._waiting.values()))
+            self._thread = None
+            return None
 
     def _delivered(self, parcel: _Parcel) -> None:
         with self._changed:

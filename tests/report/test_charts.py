@@ -1,37 +1,16 @@
 """Charts: round ticks, and shapes that lie where the numbers say."""
 
-import itertools
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from serengeti_etl.report.charts import (
     Axis,
     Series,
     Stack,
     column_chart,
     line_chart,
-    ticks,
 )
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(4, 12))
-def test_ticks_are_few_even_and_inside(low: float, reach: float, most: int) -> None:
-    """At most so many, rising by one step, none outside of the axis, at least one."""
-    found = ticks(low, low + reach, most)
-    assert 1 <= len(found) <= most
-    slack = 1e-6 * max(abs(low), reach)
-    assert all(low - slack <= one <= low + reach + slack for one in found)
-    steps = [after - before for before, after in itertools.pairwise(found)]
-    assert all(step == pytest.approx(steps[0], rel=1e-6, abs=slack) for step in steps)
-
-
-def test_ticks_are_round() -> None:
-    """Shares get fifths, and no tick shows that 3 · 0.1 is not 0.3."""
-    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
-    assert ticks(0, 0.1) == [0, 0.02, 0.04, 0.06, 0.08, 0.1]
-    assert ticks(5, 5) == [5]
+def test_shares_are_written_in_percent() -> None:
+    """With no more digits than the step has."""
     axis = Axis(label="", high=0.1, is_share=True)
     assert [axis.text(one) for one in axis.ticks()] == ["0 %", "2 %", "4 %", "6 %", "8 %", "10 %"]
 

@@ -17,6 +17,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "PROMPT_SECONDS", 1000.0)
 
 
+def assert_no_thread_is_left() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "outbox":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
 class Away:
     """A store that is away until told otherwise; ``got`` is what it was given."""
 
@@ -48,7 +55,7 @@ def test_what_can_be_delivered_is_delivered_at_once() -> None:
         assert outbox.arrived() == ["state 1", "state 2"]
         assert outbox.arrived() == []
     assert late == []
-    assert "outbox" not in [thread.name for thread in threading.enumerate()]
+    assert_no_thread_is_left()
 
 
 def test_what_is_late_comes_in_order_and_only_the_newest_of_its_kind() -> None:
@@ -99,10 +106,7 @@ def test_what_does_not_come_in_time_is_named() -> None:
         outbox.send("state", "state 1", store.deliver("state 1"))
         with pytest.raises(Incomplete, match=r"state 1 could not be written within 0 s"):
             outbox.finish(0.05)
-    for thread in threading.enumerate():
-        if thread.name == "outbox":
-            thread.join(30)
-            assert not thread.is_alive()
+    assert_no_thread_is_left()
     store.error = None
     assert store.got == []
 

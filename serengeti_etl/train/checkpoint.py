@@ -2,7 +2,7 @@
 
 ::
 
-    run.json                    what is trained on what; written first, never changed
+    run.json                    what is trained on what; see ``claim.Claim``
     checkpoints/step-….pt       the last states
     checkpoints/best.pt         weights with the best validation score so far
     metrics.jsonl               see ``metrics.MetricsFile``
@@ -16,20 +16,17 @@ last one that is whole does.
 import hashlib
 import io
 import pickle
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from serengeti_etl.dataset.index import Dataset, DatasetIndex
+from serengeti_etl.dataset.index import DatasetIndex
 from serengeti_etl.errors import ConfigError, RunError, refuse_newer
 from serengeti_etl.storage import Store
 from serengeti_etl.train.outbox import Outbox
-from serengeti_etl.train.recipe import Recipe
 
-RUN_FILE = "run.json"
 MODEL_FILE = "model.pt"
 BEST_FILE = "checkpoints/best.pt"
 FOLDER = "checkpoints"
@@ -155,47 +152,6 @@ def facts_of(info: DatasetIndex) -> dict[str, Any]:
         "versions": dict(info.versions),
         "data": {"name": info.name, **data},
     }
-
-
-def claim_run(run: Store, dataset: Dataset, recipe: Recipe) -> str:
-    """Id of the run: of the one that is there, or of a new one; half-written files are removed.
-
-    Raises:
-        ConfigError: the folder holds a run of another recipe or dataset; says what differs.
-    """
-    run.remove_partial()
-    wanted = {
-        "recipe": recipe.settings(),
-        "plan_hash": dataset.plan_hash,
-        "classes": list(dataset.classes),
-    }
-    try:
-        found = run.read_json(RUN_FILE)
-    except FileNotFoundError:
-        run_id = secrets.token_hex(8)
-        value = wanted | {"dataset": dataset.store.url, "run_id": run_id}
-        run.write_json(RUN_FILE, value)
-        return run_id
-    # A run from before banners could be cut off did not.
-    found["recipe"] = {"crop_bottom": 0.0} | found["recipe"]
-    changes = _differences(found, wanted)
-    if changes:
-        raise ConfigError(
-            f"{run.url} holds a run of something else: {'; '.join(changes)}. Go on with what it "
-            "was, or give another folder to this run"
-        )
-    return str(found["run_id"])
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
-    changes = []
-    for key, value in wanted.items():
-        old = found.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            changes += _differences(old, value, f"{prefix}{key}.")
-        elif old != value:
-            changes.append(f"{prefix}{key} was {old!r} and is now {value!r}")
-    return changes
 
 
 class Checkpoints:

@@ -12,7 +12,6 @@ running statistics of BatchNorm, of which the first rank's are passed on; so it 
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -21,14 +20,14 @@ import torch
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import Incomplete, RunError, require
-from serengeti_etl.lease import Lease, hold
 from serengeti_etl.load.batch import Batch
 from serengeti_etl.load.device import Output
 from serengeti_etl.load.loader import ShardLoader
 from serengeti_etl.retry import patiently
 from serengeti_etl.storage import Store
 from serengeti_etl.train.average import WeightAverage
-from serengeti_etl.train.checkpoint import Checkpoints, ModelFile, claim_run, facts_of
+from serengeti_etl.train.checkpoint import Checkpoints, ModelFile, facts_of
+from serengeti_etl.train.claim import Claim
 from serengeti_etl.train.feed import Clock, on_device
 from serengeti_etl.train.layers import parameter_groups, set_trainable
 from serengeti_etl.train.losses import CALIBRATION_WARNING, LOSSES
@@ -77,9 +76,9 @@ def train(  # noqa: PLR0913 - the public signature
     run = Store(url=run_url, options=settings.run_options)
     watch = Watch(on_event=on_event, should_stop=should_stop)
     trainer = _Trainer(dataset, run, recipe, settings, watch)
-    # The run is let go when nothing late can come any more.
-    with open_ranks(settings.torch_device) as ranks, ExitStack() as held, trainer.outbox:
-        return trainer.train(ranks, held)
+    # The claim is given up when nothing late can come any more.
+    with open_ranks(settings.torch_device) as ranks, trainer.claim, trainer.outbox:
+        return trainer.train(ranks)
 
 
 class _Trainer:
@@ -93,16 +92,16 @@ class _Trainer:
         self._stages = recipe.active_stages
         self._num_images = dataset.num_images("train")
         self._last_checkpoint = "none yet"
-        self._lease: Lease | None = None  # the first rank's
-        self.outbox = Outbox(self._tell_late)
+        self.claim, self.outbox = Claim(run), Outbox(self._tell_late)
 
-    def train(self, ranks: Ranks, held: ExitStack) -> TrainResult:
+    def train(self, ranks: Ranks) -> TrainResult:
         self._ranks, self._device = ranks, ranks.own(self._settings.torch_device)
         self._loss_sum = self._zero()
         num_parts = ranks.world_size * self._settings.accumulate
         self._recipe.check_fits(self._num_images, num_parts, self._device.type)
         self._build_model()
-        self._run_id = ranks.from_first(lambda: self._claim(held))
+        # Only now: what was refused above must leave no trace that refuses a corrected recipe.
+        self._run_id = ranks.from_first(lambda: self.claim.take(self._dataset, self._recipe))
         state = self._restore()
         self._tell(
             "start" if state is None else "resume",
@@ -142,11 +141,6 @@ class _Trainer:
         self._model = model.to(self._device, **layout)  # type: ignore[call-overload]
         decay = recipe.average
         self._average = None if decay is None else WeightAverage(self._model, decay)
-
-    def _claim(self, held: ExitStack) -> str:
-        # Only now: what was refused above must leave no trace that refuses a corrected recipe.
-        self._lease = held.enter_context(hold(self._run, waits=True))
-        return claim_run(self._run, self._dataset, self._recipe)
 
     def _restore(self) -> dict[str, Any] | None:
         """Take up the last usable checkpoint, if there is one."""
@@ -228,8 +222,7 @@ class _Trainer:
             num_left -= 1
             if self._place.step % self._settings.log_every == 0:
                 self._log(stage, clock)
-            is_last = num_left == 0  # then one is written at the end of the epoch
-            if self._place.step % self._settings.checkpoint_every == 0 and not is_last:
+            if num_left and self._place.step % self._settings.checkpoint_every == 0:
                 self._checkpoint(loader)
             self._tell("step")
             self._stop_if_asked(loader)
@@ -318,7 +311,7 @@ class _Trainer:
 
     def _stop_if_asked(self, loader: ShardLoader) -> None:
         """Save and end if any rank was asked to stop; all ranks do so after the same step."""
-        if self._ranks.any(self._watch.should_stop() or self._is_lost):
+        if self._ranks.any(self._watch.should_stop() or self.claim.is_lost):
             self._checkpoint(loader)
             if self._ranks.is_first:
                 self._checkpoints.finish()
@@ -326,22 +319,9 @@ class _Trainer:
             saved = f"saved as {self._last_checkpoint}"
             raise Incomplete(f"stopped at step {self._place.step}, {saved}")
 
-    @property
-    def _is_lost(self) -> bool:
-        """True where another process is known to have taken the run over.
-
-        An outage of the store loses nothing by itself: who trains waits it out.
-        """
-        return self._lease is not None and self._lease.is_lost
-
-    def _check_held(self) -> None:
-        if self._lease is not None:
-            self._lease.check()
-
     def _checkpoint(self, loader: ShardLoader) -> None:
         place = self._place
-        if self._ranks.any(self._is_lost):
-            self._ranks.from_first(self._check_held)
+        self.claim.check(self._ranks)
         place.loss_sum = self._read_loss()
         place.cursor = loader.state_dict()
         place.num_records = len(self._metrics.records)

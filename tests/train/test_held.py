@@ -47,11 +47,16 @@ def elsewhere(seconds_left: float) -> Holder:
     return replace(here, host="far-away", machine="another", expires_at=end)
 
 
-def is_lost_to(other: Holder, run: Path) -> bool:
-    """Write the other's lease, and tell whether the run has seen one."""
-    # Again each time, for a renewal under way may have written over it.
-    Store(url=str(run)).write(LEASE_FILE, other.as_bytes())
-    return not any(thread.name == "lease" for thread in threading.enumerate())
+def lose(run: Path, other: Holder) -> None:
+    """Return when the run's lease is the other's, and its holder here has seen that."""
+    (renewal,) = [one for one in threading.enumerate() if one.name == "lease"][-1:]
+
+    def is_seen() -> bool:
+        # Again each time, for a renewal under way may have written over it.
+        Store(url=str(run)).write(LEASE_FILE, other.as_bytes())
+        return not renewal.is_alive()
+
+    wait_for(is_seen, "the lease looked")
 
 
 def test_the_second_is_refused_and_the_first_not_disturbed(dataset: str, tmp_path: Path) -> None:
@@ -87,7 +92,7 @@ def test_one_that_was_taken_over_saves_nothing_more(
         if event.kind == "step":
             steps.append(event.step)
         if event.kind == "step" and event.step == 5:
-            wait_for(lambda: is_lost_to(other, tmp_path), "the lease looked")
+            lose(tmp_path, other)
             saved.update(files_below(tmp_path))
 
     with pytest.raises(OutputHeld, match=r"was taken over by process .* on far-away"):
@@ -114,7 +119,7 @@ def test_all_ranks_stop_when_the_first_has_lost_the_run(
 
     def taken_over(event: Event) -> None:
         if event.kind == "step" and event.step == 2:
-            wait_for(lambda: is_lost_to(elsewhere(600), tmp_path), "the lease looked")
+            lose(tmp_path, elsewhere(600))
             asked.clear()
 
     with pytest.raises(OutputHeld):

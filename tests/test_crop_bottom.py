@@ -27,7 +27,8 @@ from serengeti_etl.load.device import Output, prepare
 from serengeti_etl.load.loader import LoaderSettings, ShardLoader
 from serengeti_etl.predict.photographs import Source
 from serengeti_etl.predict.read_model import read_model
-from serengeti_etl.predict.run import PredictSettings, predict_photographs
+from serengeti_etl.predict.run import predict_photographs
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.storage import Store
 from serengeti_etl.submit.model_folder import write_model_folder
 from serengeti_etl.submit.package import write_submission

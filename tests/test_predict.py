@@ -33,9 +33,10 @@ from serengeti_etl.predict import run as run_module
 from serengeti_etl.predict import scores
 from serengeti_etl.predict.photographs import Source
 from serengeti_etl.predict.read_model import read_model
-from serengeti_etl.predict.run import PredictSettings, predict_photographs
+from serengeti_etl.predict.run import predict_photographs
 from serengeti_etl.predict.scores import Content, predict_contents
 from serengeti_etl.predict.served import ModelConfig, ServedModel
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.storage import Store
 from serengeti_etl.train.calibration import prior_shift
 from serengeti_etl.train.checkpoint import ModelFile

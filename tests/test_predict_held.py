@@ -18,8 +18,9 @@ from serengeti_etl.config import ResizeSettings
 from serengeti_etl.errors import ConfigError, OutputHeld
 from serengeti_etl.lease import LEASE_FILE, Holder, hold, lease_file
 from serengeti_etl.predict import journal as journal_module
-from serengeti_etl.predict import run as run_module
-from serengeti_etl.predict.run import PredictionReport, PredictSettings, predict_photographs
+from serengeti_etl.predict import settings as settings_module
+from serengeti_etl.predict.run import PredictionReport, predict_photographs
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.storage import Store
 from tests.conftest import files_below
 from tests.hosts import wait_for
@@ -46,7 +47,7 @@ LEASES = {
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(run_module, "PART_SIZE", PART)
+    monkeypatch.setattr(settings_module, "PART_SIZE", PART)
     monkeypatch.setattr(journal_module, "SECONDS", 0.0)
 
 

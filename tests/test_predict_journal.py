@@ -22,10 +22,12 @@ from serengeti_etl.errors import ImageError
 from serengeti_etl.lease import Holder, lease_file
 from serengeti_etl.predict import journal as journal_module
 from serengeti_etl.predict import run as run_module
+from serengeti_etl.predict import settings as settings_module
 from serengeti_etl.predict.journal import Journal
 from serengeti_etl.predict.photographs import Source
 from serengeti_etl.predict.rows import PredictedImage
-from serengeti_etl.predict.run import PredictionReport, PredictSettings, predict_photographs
+from serengeti_etl.predict.run import PredictionReport, predict_photographs
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.predict.text import prediction_text
 from serengeti_etl.storage import Store
 from tests.conftest import files_below
@@ -57,7 +59,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "PART_SIZE", PART)
+    monkeypatch.setattr(settings_module, "PART_SIZE", PART)
     monkeypatch.setattr(journal_module, "SECONDS", 0.0)
 
 

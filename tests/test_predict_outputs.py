@@ -18,8 +18,8 @@ from serengeti_etl.predict import tables
 from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
 from serengeti_etl.predict.megadetector import megadetector_output
 from serengeti_etl.predict.rows import PredictedImage, image_schema, image_table
-from serengeti_etl.predict.run import PredictSettings
 from serengeti_etl.predict.served import ModelConfig
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.predict.tables import TABLES
 from serengeti_etl.storage import Store
 from tests.catalog_factory import read_file

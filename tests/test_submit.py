@@ -18,7 +18,8 @@ import torch
 from serengeti_etl.config import ResizeSettings
 from serengeti_etl.errors import CatalogError, ConfigError
 from serengeti_etl.predict.photographs import Source
-from serengeti_etl.predict.run import PredictSettings, predict_photographs
+from serengeti_etl.predict.run import predict_photographs
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.submit.modules import imported, needed_files
 from serengeti_etl.submit.package import RUNTIME, write_submission
 from serengeti_etl.submit.runtime import SUBMISSION_FILE, run_submission

@@ -27,8 +27,9 @@ from serengeti_etl.evaluate import tuning
 from serengeti_etl.evaluate.run import evaluate_run
 from serengeti_etl.evaluate.settings import EvaluationSettings
 from serengeti_etl.predict.photographs import Source
-from serengeti_etl.predict.run import PredictSettings, predict_photographs
+from serengeti_etl.predict.run import predict_photographs
 from serengeti_etl.predict.served import resize_settings
+from serengeti_etl.predict.settings import PredictSettings
 from serengeti_etl.predict.tuned import read_to_serve
 from serengeti_etl.storage import Store
 from serengeti_etl.submit.model_folder import write_model_folder

@@ -11,7 +11,8 @@ from serengeti_etl.cli.stopping import works_long
 
 if TYPE_CHECKING:
     from serengeti_etl.predict.photographs import Source
-    from serengeti_etl.predict.run import PredictionReport, PredictSettings
+    from serengeti_etl.predict.run import PredictionReport
+    from serengeti_etl.predict.settings import PredictSettings
 
 mirror_option = click.option(
     "--mirror", "with_mirror", is_flag=True, help="Mirror images too, and the mean of both."
@@ -57,7 +58,7 @@ def predict(
     """Predict photographs with MODEL: a finished run, one of its .pt files, or a model folder."""
     need_training()
     from serengeti_etl.predict.photographs import Source
-    from serengeti_etl.predict.run import PredictSettings
+    from serengeti_etl.predict.settings import PredictSettings
     from serengeti_etl.predict.text import prediction_text
 
     own = ("output", "kind", "sequences", "gap_seconds", "with_mirror", "is_tuned", "device")

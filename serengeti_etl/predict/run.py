@@ -8,117 +8,34 @@ has a lease meanwhile (see ``lease``), so that no two calls write to one at once
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from serengeti_etl.catalog.camtrap_dp.stream import STREAMED_FILES
 from serengeti_etl.convert.fetch import fetch_in_order
 from serengeti_etl.convert.resize import encoder_version
-from serengeti_etl.errors import ConfigError, ImageError, require
-from serengeti_etl.export import camtrap_dp_settings
+from serengeti_etl.errors import ImageError
 from serengeti_etl.lease import hold, lease_file
-from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
 from serengeti_etl.predict.exif_time import exif_time
 from serengeti_etl.predict.journal import Journal
-from serengeti_etl.predict.megadetector import megadetector_output
 from serengeti_etl.predict.photographs import Photograph, Photographs, Source
 from serengeti_etl.predict.rows import (
     PredictedImage,
-    PredictedSequence,
-    image_schema,
-    image_table,
-    sequence_schema,
-    sequence_table,
 )
-from serengeti_etl.predict.scores import BATCH_SIZE, Content, predict_contents
-from serengeti_etl.predict.sequences import Sequencer, together
-from serengeti_etl.predict.served import ModelConfig, ServedModel
-from serengeti_etl.predict.tables import TABLES
+from serengeti_etl.predict.scores import Content, predict_contents
+from serengeti_etl.predict.sequences import Sequencer
+from serengeti_etl.predict.served import ServedModel
+from serengeti_etl.predict.settings import PredictSettings
+from serengeti_etl.predict.sinks import open_sink
 from serengeti_etl.predict.tuned import read_to_serve
-from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import weights_sha256
 
 if TYPE_CHECKING:
     import datetime as dt
-
-FORMATS = ("csv", "parquet", "megadetector", "camtrap_dp")
-
-PART_SIZE = 512
-"""Photographs that are written at once."""
-
-_BY_SUFFIX = {".csv": "csv", ".parquet": "parquet", ".json": "megadetector"}
-
-ImageSink = Callable[[Sequence[PredictedImage]], object]
-SequenceSink = Callable[[Sequence[PredictedSequence]], object]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PredictSettings:
-    """What is written where.
-
-    Attributes:
-        output: file for a table or JSON of photographs, folder for a Camtrap DP.
-        kind: one of ``FORMATS``; None tells it by the suffix of ``output``.
-        sequences: file for a table of sequences, ``.csv`` or ``.parquet``; None for none.
-        gap_seconds: where a list names no sequences, longest time between two frames of one.
-        with_mirror: predict mirror images too, and take the mean; twice the work.
-        is_tuned: sequences as the evaluation of the run tuned them; see ``predict.tuned``.
-        place: what Camtrap DP demands beside, as of ``export.write_labels``.
-        batch_size: photographs per batch; it decides nothing but memory.
-        device: a torch device; ``auto`` takes a GPU if there is one.
-    """
-
-    output: str
-    kind: str | None = None
-    sequences: str | None = None
-    gap_seconds: float = 5.0
-    with_mirror: bool = False
-    is_tuned: bool = False
-    place: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = BATCH_SIZE
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        require(self.gap_seconds > 0, "gap_seconds", self.gap_seconds, "positive")
-        require(self.batch_size > 0, "batch_size", self.batch_size, "positive")
-        suffixes = tuple(_BY_SUFFIX)
-        is_clear = self.kind in FORMATS or (self.kind is None and self.output.endswith(suffixes))
-        require(is_clear, "output", self.output, f"a file ending in {suffixes}, or give a format")
-        name = self.sequences
-        is_table = name is None or name.endswith((".csv", ".parquet"))
-        require(is_table, "sequences", name, "a file ending in .csv or .parquet")
-        require(name != self.output, "sequences", name, "another file than the output")
-        has_use = name is not None or not self.is_tuned
-        require(has_use, "sequences", name, "a file: it is sequences that are tuned")
-
-    @property
-    def format(self) -> str:
-        """One of ``FORMATS``."""
-        return self.kind or _kind_of(self.output)
-
-    @property
-    def places(self) -> tuple[tuple[Store, str], ...]:
-        """Each output: the folder, and the name of the file in it; "" for all of the folder."""
-        is_folder = self.format == "camtrap_dp"
-        first = (Store(url=self.output), "") if is_folder else _file(self.output)
-        return (first,) if self.sequences is None else (first, _file(self.sequences))
-
-    @property
-    def part_size(self) -> int:
-        """Photographs that are written at once: whole batches, so that none is cut by a kill."""
-        return self.batch_size * max(1, PART_SIZE // self.batch_size)
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device to work on."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -193,7 +110,7 @@ def predict_photographs(
         )
         on_progress(report)
         journal = _journal(model, photographs, settings)
-        with _sink(settings, model.config, photographs) as write:
+        with open_sink(settings, model.config, photographs) as write:
             rows = predicted(model, photographs, settings, journal)
             for part in _parts(rows, settings.part_size):
                 check_held()
@@ -305,93 +222,3 @@ def _parts(rows: Iterator[PredictedImage], size: int) -> Iterator[list[Predicted
             part = []
     if part:
         yield part
-
-
-class _Sequences:
-    """Frames gathered until the next sequence begins."""
-
-    def __init__(self, write: SequenceSink, config: ModelConfig) -> None:
-        self._write, self._config = write, config
-        self._open: list[PredictedImage] = []
-
-    def add(self, rows: Sequence[PredictedImage]) -> None:
-        """Take some photographs; write the sequences that have ended."""
-        groups = [list(group) for _, group in groupby([*self._open, *rows], lambda r: r.seq_id)]
-        self._open = groups.pop()
-        self._write([self._sequence(frames) for frames in groups])
-
-    def end(self) -> None:
-        """Write the last one."""
-        self._write([self._sequence(self._open)] if self._open else [])
-
-    def _sequence(self, frames: Sequence[PredictedImage]) -> PredictedSequence:
-        good = [row.probabilities_C for row in frames if row.probabilities_C is not None]
-        return PredictedSequence(
-            seq_id=frames[0].seq_id,
-            num_images=len(frames),
-            num_failed=len(frames) - len(good),
-            probabilities_C=together(good, self._config) if good else None,
-        )
-
-
-@contextmanager
-def _sink(
-    settings: PredictSettings, config: ModelConfig, photographs: Photographs
-) -> Iterator[ImageSink]:
-    """A function that writes some photographs, and the sequences that have ended, everywhere."""
-    with (
-        _image_sink(settings, config, photographs) as write_images,
-        _sequence_sink(settings, config.classes) as write_sequences,
-    ):
-        sequences = _Sequences(write_sequences, config)
-
-        def write(rows: Sequence[PredictedImage]) -> None:
-            write_images(rows)
-            sequences.add(rows)
-
-        yield write
-        sequences.end()
-
-
-def _image_sink(
-    settings: PredictSettings, config: ModelConfig, photographs: Photographs
-) -> AbstractContextManager[ImageSink]:
-    if settings.format == "megadetector":
-        store, name = _file(settings.output)
-        return megadetector_output(store, name, config)
-    if settings.format == "camtrap_dp":
-        place = camtrap_dp_settings("predictions", config.data.get("licence", ""), settings.place)
-        for site in {photograph.site for photograph in photographs}:
-            place.place(site)  # now, not when all photographs are predicted
-        names = photographs.rows["file_name"].combine_chunks()
-        return camtrap_dp_output(Store(url=settings.output), place, config.classes, names)
-    return _table_sink(settings, config.classes)
-
-
-@contextmanager
-def _table_sink(settings: PredictSettings, classes: Sequence[str]) -> Iterator[ImageSink]:
-    store, name = _file(settings.output)
-    with TABLES[settings.format](store, name, image_schema(classes)) as append:
-        yield lambda rows: append(image_table(rows, classes))
-
-
-@contextmanager
-def _sequence_sink(settings: PredictSettings, classes: Sequence[str]) -> Iterator[SequenceSink]:
-    if settings.sequences is None:
-        yield lambda _: None
-        return
-    store, name = _file(settings.sequences)
-    with TABLES[_kind_of(name)](store, name, sequence_schema(classes)) as append:
-        yield lambda rows: append(sequence_table(rows, classes))
-
-
-def _kind_of(name: str) -> str:
-    return next(kind for suffix, kind in _BY_SUFFIX.items() if name.endswith(suffix))
-
-
-def _file(url: str) -> tuple[Store, str]:
-    """The folder of a file, and its name there."""
-    folder, _, name = url.rpartition("/")
-    if not name:
-        raise ConfigError(f"output is {url!r}, but it must name a file")
-    return Store(url=folder or ("/" if url.startswith("/") else ".")), name

@@ -74,11 +74,22 @@ def supervise(folder: Path, *options: str) -> list[str]:
 
 
 def own_below(pid: int, name: str = "train") -> psutil.Process:
-    """The process of a supervisor that runs our command of that name."""
-    for process in psutil.Process(pid).children(recursive=True):
-        if process.cmdline()[1:4] == ["-m", "serengeti_etl", name]:
-            return process
-    raise AssertionError(f"no {name}")
+    """The process of a supervisor that runs our command of that name, once there is one."""
+
+    def is_own(process: psutil.Process) -> bool:
+        try:
+            return bool(process.cmdline()[1:4] == ["-m", "serengeti_etl", name])
+        except psutil.Error:
+            return False
+
+    supervisor, found = psutil.Process(pid), list[psutil.Process]()
+
+    def is_there() -> bool:
+        found[:] = filter(is_own, supervisor.children(recursive=True))
+        return bool(found)
+
+    wait_until(is_there)
+    return found[0]
 
 
 @dataclass

@@ -71,10 +71,7 @@ def test_kills_do_not_show(
     cluster: str,
     supervised: Callable[..., list[str]],
 ) -> None:
-    """Killed twice at random progress, it ends with the bytes of an undisturbed conversion.
-
-    Each death is told, and that it is finished, though photographs were rejected: exit 2.
-    """
+    """Killed twice, it is done with the bytes of an undisturbed one; each death is told; exit 2."""
     expected, output = undisturbed(season, tmp_path / "calm"), tmp_path / "rough"
     num_shards = sum(name.endswith(".tar") for name in expected)
     pipeline = write_pipeline(tmp_path, season)

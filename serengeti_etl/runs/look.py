@@ -68,8 +68,10 @@ def _saved_steps(store: Store) -> list[int]:
 
 def look_anew(store: Store, seconds: float) -> Look:
     """What there is to see now, checkpoints too, if the store answers within so many seconds."""
-    coming = DaemonPool(1, "look at the run").submit(look_at, store, with_checkpoints=True)
+    pool = DaemonPool(1, "look anew at the run")
+    coming = pool.submit(look_at, store, with_checkpoints=True)
     wait([coming], seconds)
+    pool.abandon()
     return coming.result() if coming.done() else Look(fault="no answer")
 
 

@@ -100,6 +100,27 @@ def test_kills_do_not_show(
     assert "dataset: " in told[2]["tail"]
 
 
+def test_sigterm_ends_it_to_be_continued(season: Path, tmp_path: Path) -> None:
+    """Asked to stop it ends with 3, the conversion too, and the same command finishes the work."""
+    expected, output = undisturbed(season, tmp_path / "calm"), tmp_path / "rough"
+    pipeline = write_pipeline(tmp_path, season)
+    with pipeline.open("a") as file:
+        file.write(SLOW)
+    command = inside(convert(pipeline, output, "serial"))
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: any(output.glob("index/*-*.parquet")))
+        converting = own_below(process.pid, "convert")
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3, said
+    assert not converting.is_running()
+    assert "serengeti-etl: interrupted; to continue" in said
+    assert "drawn: stopped: it was asked to stop" in said
+    assert not (output / "dataset.json").exists()
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 2
+    assert files_below(output) == expected
+
+
 @pytest.mark.parametrize("cluster", ["serial", "local"])
 def test_a_conversion_that_hangs_is_begun_again(season: Path, tmp_path: Path, cluster: str) -> None:
     """A photograph that never comes: stacks are told, and the next start ends as undisturbed."""

@@ -303,7 +303,7 @@ def test_a_start_has_all_its_time_however_the_one_before_ended() -> None:
     assert not [what for what, _ in universe.done if what == "dumped"]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     begins_after=st.floats(0, 4000),
     away=st.tuples(st.floats(0, 3000), st.floats(0, 3000)),

@@ -40,6 +40,7 @@ SHOWN_WORKERS = 5
 WORKER_ENVIRONMENT = {
     "VIPS_CONCURRENCY": "1",  # one thread per photograph: the cluster is the parallelism
     "MALLOC_ARENA_MAX": "2",  # or glibc keeps an arena per thread and memory creeps up
+    "PYTHONFAULTHANDLER": "1",  # a worker that is ended because it hangs says where
 }
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from serengeti_etl import retry
 from serengeti_etl.buckets import client
@@ -23,6 +24,11 @@ from tests.servers import S3_CREDENTIALS, s3_server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+# How long an example takes says nothing of the code where several tests share the machine.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,7 @@ SCRIPTS = {
 #SBATCH -t 04:00:00
 export VIPS_CONCURRENCY=1
 export MALLOC_ARENA_MAX=2
+export PYTHONFAULTHANDLER=1
 PYTHON -m distributed.cli.dask_worker SCHEDULER --name NAME --nthreads 1 --memory-limit 2.00GiB \
 --nworkers 8 --nanny --death-timeout 60 --local-directory /tmp --protocol tls:// KEYS
 """,
@@ -96,6 +97,7 @@ PYTHON -m distributed.cli.dask_worker SCHEDULER --name NAME --nthreads 1 --memor
 #PBS -o pbs-logs/
 export VIPS_CONCURRENCY=1
 export MALLOC_ARENA_MAX=2
+export PYTHONFAULTHANDLER=1
 PYTHON -m distributed.cli.dask_worker SCHEDULER --name NAME --nthreads 1 --memory-limit 2.00GiB \
 --nworkers 8 --nanny --death-timeout 60 --local-directory /tmp --protocol tls:// KEYS
 """,

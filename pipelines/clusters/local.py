@@ -11,7 +11,7 @@ cluster = ClusterSpec(
         "memory_limit": "2GiB",
         # Any free port, for this machine only; ":8787" shows the dashboard to others too.
         "dashboard_address": "127.0.0.1:0",
-        # MALLOC_ARENA_MAX and VIPS_CONCURRENCY are set by serengeti-etl itself: its workers are
+        # The variables of WORKER_ENVIRONMENT are set by serengeti-etl itself: its workers are
         # started by this process.
     },
 )

@@ -25,7 +25,7 @@ cluster = ClusterSpec(
             "port": 8786,
             "dashboard_address": ":8787",
         },
-        # MALLOC_ARENA_MAX and VIPS_CONCURRENCY travel with Dask's configuration, which SSHCluster
+        # The variables of WORKER_ENVIRONMENT travel with Dask's configuration, which SSHCluster
         # hands to every process that it starts.
     },
     # SSH only starts the processes: what they say to each other goes by TCP, in the open, and

@@ -23,7 +23,7 @@ _OPTIONS = (
         default=STALL_SECONDS,
         show_default=True,
         metavar="SECONDS",
-        help="Without progress it counts as stalled.",
+        help="Without progress it counts as stalled; a supervisor ends it a minute later.",
     ),
     click.option(
         "--hourly-rate",

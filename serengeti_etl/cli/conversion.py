@@ -1,5 +1,6 @@
 """Commands over datasets: plan, make, show, prove and mend them."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from serengeti_etl.cli.options import (
 from serengeti_etl.cli.progress import progress_line
 from serengeti_etl.cli.report import report_conversions
 from serengeti_etl.cli.stopping import works_long
+from serengeti_etl.cli.supervision import self_supervise_options, take_supervision
 from serengeti_etl.cli.telling import EndTold, alert_noted
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def plan(
 )
 @board_options
 @alert_options
+@self_supervise_options
 @debug_option
 def convert(  # noqa: PLR0913 - one parameter per option
     pipeline: Path,
@@ -94,21 +97,24 @@ def convert(  # noqa: PLR0913 - one parameter per option
     name: str | None,
     stall_after: float,
     hourly_rate: float | None,
-    alerts: tuple[str, ...],
-    alert_level: str,
-    alert_quiet: float,
     debug: bool,  # noqa: ARG001 - debug is read by main
+    **told: Any,
 ) -> int:
     """Turn the photographs of PIPELINE into a dataset of tar shards, or add what is new to it."""
+    from serengeti_etl.runs.find import RUN_FOLDER
+    from serengeti_etl.storage import join_url
     from serengeti_etl.tables import conversion_text, conversions_text, retry_text
 
+    is_supervised = take_supervision(join_url(output, RUN_FOLDER), told, hourly_rate)
+    alerts = (told["alerts"], told["alert_level"], told["alert_quiet"])
     settings = load_pipeline(pipeline, source=source, limit=limit)
     where = load_cluster(cluster)
     known = name or settings.name
     with (
         conversion_board(output, known, stall_after, hourly_rate) as board,
-        open_alerts(alerts, alert_level, alert_quiet, alert_noted(board)) as opened,
-        EndTold(opened, output, board.settings),
+        open_alerts(*alerts, alert_noted(board)) as opened,
+        # Where there is a supervisor, that one tells of the end.
+        nullcontext() if is_supervised else EndTold(opened, output, board.settings),
     ):
         conversions = run_conversion(
             settings, output, where, board, report=performance_report, retry_rejects=retry_rejects

@@ -18,7 +18,7 @@ from serengeti_etl.cli.report import report_run
 from serengeti_etl.cli.stopping import stop_on_signals, works_long
 from serengeti_etl.cli.supervision import self_supervise_options, take_supervision
 from serengeti_etl.cli.telling import Telling, telling_options
-from serengeti_etl.errors import Incomplete
+from serengeti_etl.errors import ConfigError, Incomplete
 
 if TYPE_CHECKING:
     from serengeti_etl.cli.telling import Listener
@@ -62,6 +62,8 @@ def train(  # noqa: PLR0913 - one parameter per option
     Several GPUs together: torchrun --nproc-per-node 8 -m serengeti_etl -- train URL --run RUN
     """
     need_training()
+    if where["supervise"]:
+        _refuse_a_rank(run)
     is_supervised = take_supervision(run, where, hourly_rate)
     telling = Telling.taken_from(where, is_supervised=is_supervised)
     from serengeti_etl.train.ranks import open_ranks
@@ -103,6 +105,17 @@ def train(  # noqa: PLR0913 - one parameter per option
     if is_first:
         click.echo(f"run: {run}\nnext: serengeti-etl evaluate {run} --dataset {url}")
     return COMPLETE
+
+
+def _refuse_a_rank(run: str) -> None:
+    from serengeti_etl.train.ranks import is_launched
+
+    if is_launched():
+        raise ConfigError(
+            "torchrun starts this training, so that --supervise would begin one rank again without "
+            f"the others: supervise torchrun itself, by `serengeti-etl supervise --run {run} -- "
+            "torchrun …`"
+        )
 
 
 @click.command()

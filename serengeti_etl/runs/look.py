@@ -68,7 +68,7 @@ def _saved_steps(store: Store) -> list[int]:
 
 def look_anew(store: Store, seconds: float) -> Look:
     """What there is to see now, checkpoints too, if the store answers within so many seconds."""
-    pool = DaemonPool(1, "look at the run")
+    pool = DaemonPool(1, "look anew at the run")
     coming = pool.submit(look_at, store, with_checkpoints=True)
     wait([coming], seconds)
     pool.abandon()

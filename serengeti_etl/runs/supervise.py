@@ -4,9 +4,7 @@ The command says by its exit code how it ended: 0 and 2 are done; 4 is refused, 
 would end the same; all else, signals too, is worth another start, after a wait that grows while the
 run does not come on. That it comes on is read from its ``status.json`` and checkpoints.
 
-A child hangs when its status says that it came on no more (a stall), or when its heartbeat is seen
-to stand still, though it has beaten since this start. A command that writes no status is never
-called hung. While the run's bucket cannot be read nothing is held against the child.
+When a child hangs, ``signs`` says.
 """
 
 import time
@@ -15,10 +13,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from serengeti_etl.errors import require
 from serengeti_etl.runs.alert import Alert, Level
 from serengeti_etl.runs.look import Look
-from serengeti_etl.runs.pulse import Pulse
+from serengeti_etl.runs.signs import Signs
+from serengeti_etl.runs.supervise_settings import SuperviseSettings
 
 DONE_CODES = (0, 2)
 HOPELESS_CODES = {4: "it was refused", 126: "it cannot be run", 127: "there is no such program"}
@@ -30,59 +28,6 @@ NUM_TAIL_LINES = 30
 """Of the output, in an alert."""
 
 _SIGNALS_FROM = 128
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuperviseSettings:
-    """When to begin again, and when to stop.
-
-    Attributes:
-        max_restarts: without progress in between.
-        first_wait_seconds: before the first of them; each later one waits twice as long.
-        longest_wait_seconds: at most.
-        grace_seconds: a stall may last so much longer than the run allows itself.
-        lost_grace_seconds: the same for a heartbeat that stands still: the run may be well, and
-            unable to write to a bucket that can be read.
-        save_seconds: for a child that was asked to stop, before it is killed.
-        poll_seconds: between two looks at the child.
-        max_hours: of the whole run, all its starts together; None for no limit.
-        hourly_rate: price of an hour of the machines.
-        max_cost: of the whole run; needs ``hourly_rate``.
-    """
-
-    max_restarts: int = 10
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 300.0
-    grace_seconds: float = 60.0
-    lost_grace_seconds: float = 300.0
-    save_seconds: float = 27.0
-    poll_seconds: float = 1.0
-    max_hours: float | None = None
-    hourly_rate: float | None = None
-    max_cost: float | None = None
-
-    def __post_init__(self) -> None:
-        require(self.max_restarts >= 0, "max_restarts", self.max_restarts, "0 or more")
-        for name in ("max_hours", "hourly_rate", "max_cost"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "positive")
-        is_known = self.max_cost is None or self.hourly_rate is not None
-        require(is_known, "hourly_rate", None, "given, as max_cost is")
-
-    def wait_seconds(self, num_restarts: int) -> float:
-        """Before the restart of that number, from 1, without progress."""
-        return min(self.longest_wait_seconds, self.first_wait_seconds * 2.0 ** (num_restarts - 1))
-
-    def over_limit(self, seconds: float) -> str:
-        """Why a run that has taken so long must end; "" if it may go on."""
-        hours = seconds / 3600
-        if self.max_hours is not None and hours >= self.max_hours:
-            return f"it has taken {hours:.4g} hours, and may take {self.max_hours:.4g}"
-        if self.max_cost is not None and self.hourly_rate is not None:
-            cost = hours * self.hourly_rate
-            if cost >= self.max_cost:
-                return f"it has cost {cost:.2f}, and may cost {self.max_cost:.2f}"
-        return ""
 
 
 class Ending(Enum):
@@ -159,7 +104,8 @@ class World:
 
     Attributes:
         start: starts the command.
-        look: the last that was seen of the run; does not block.
+        watch: begins to look at the run; gives what tells the last that was seen of it since then,
+            and does not block.
         look_anew: what is to be seen now, if it comes within seconds.
         wait: waits so many seconds; True at once when someone asked to stop.
         tell: sends an alert.
@@ -167,7 +113,7 @@ class World:
     """
 
     start: Callable[[], Process]
-    look: Callable[[], Look]
+    watch: Callable[[], Callable[[], Look]]
     look_anew: Callable[[], Look]
     wait: Callable[[float], bool]
     tell: Callable[[Alert], object]
@@ -185,6 +131,7 @@ class Supervisor:
 
     def __init__(self, run: str, settings: SuperviseSettings, world: World) -> None:
         self._run, self._settings, self._world = run, settings, world
+        self._name = run.rstrip("/").rpartition("/")[2]
         self._begun = world.clock()
         self._seconds = 0.0
         self._furthest = 0
@@ -199,7 +146,7 @@ class Supervisor:
             furthest = self._furthest
             child = self._world.start()
             try:
-                ending, reason = self._follow(child)
+                ending, reason = self._follow(child, before)
             finally:
                 child.end()
             code = child.code() or 0
@@ -223,15 +170,17 @@ class Supervisor:
                 return self._finish(child, Ending.STOPPED, "it was asked to stop", code)
             self._num_restarts += 1
 
-    def _follow(self, child: Process) -> tuple[Ending | None, str]:
+    def _follow(self, child: Process, before: Look) -> tuple[Ending | None, str]:
         """How a start ended, None for a death, and why."""
-        pulse = Pulse()
+        # What was seen before may be older than the last words of the start before.
+        latest, signs = self._world.watch(), Signs(settings=self._settings, before=before)
         while True:
-            code, look = child.code(), self._world.look()
+            code, look = child.code(), latest()
             self._note(look)
             if code is not None:
                 return _judged(code)
-            limit, hang = self._settings.over_limit(self._seconds), self._hang(look, pulse)
+            limit = self._settings.over_limit(self._seconds)
+            hang = signs.hang(look, self._world.clock())
             if limit:
                 self._stop(child)
                 return Ending.LIMIT, limit
@@ -245,21 +194,10 @@ class Supervisor:
 
     def _note(self, look: Look) -> None:
         self._furthest = max(self._furthest, look.step)
-        seconds = look.status.seconds if look.status else 0.0
+        seconds = 0.0
+        if look.status is not None:
+            seconds, self._name = look.status.seconds, look.status.name or self._name
         self._seconds = max(seconds, self._world.clock() - self._begun)
-
-    def _hang(self, look: Look, pulse: Pulse) -> str:
-        """Why the child counts as hung; "" if it does not."""
-        status, settings = look.status, self._settings
-        quiet = pulse.see(status, self._world.clock())
-        if status is None or not pulse.has_beaten or status.said != "running":
-            return ""
-        stalled = status.heartbeat_at - status.progress_at
-        if stalled > status.stall_after_seconds + settings.grace_seconds:
-            return f"it had not come on for {stalled:.0f} s and was killed"
-        if quiet > status.lost_after_seconds + settings.lost_grace_seconds:
-            return f"it had not written for {quiet:.0f} s and was killed"
-        return ""
 
     def _stop(self, child: Process) -> int | None:
         """Let the child save and end; its exit code, None if it has to be killed."""
@@ -274,12 +212,10 @@ class Supervisor:
         return Outcome(ending=ending, reason=reason, num_restarts=self._num_restarts, code=code)
 
     def _tell(self, told: _Told, text: str, child: Process) -> None:
-        status = self._world.look().status
-        name = status.name if status and status.name else self._run.rstrip("/").rpartition("/")[2]
         alert = Alert(
             kind=told.kind,
             run=self._run,
-            title=f"{name}: {told.words}",
+            title=f"{self._name}: {told.words}",
             text=text,
             tail=child.tail(NUM_TAIL_LINES),
             level=told.level,

@@ -1,6 +1,7 @@
 """A step that hangs is found, and named with its stack."""
 
 import faulthandler
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def test_where_the_main_thread_stands_is_written_down(watch: HangWatch) -> None:
 def test_progress_puts_it_off(watch: HangWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as it is touched in time nothing is written, and little is armed."""
     monkeypatch.setattr(hang, "_ARM_AGAIN_SECONDS", 0.1)
-    armed: list[float] = []
+    armed, touched = list[float](), [time.monotonic()]
     original: Any = faulthandler.dump_traceback_later
 
     def arm(*args: object, **kwargs: object) -> None:
@@ -82,9 +83,11 @@ def test_progress_puts_it_off(watch: HangWatch, monkeypatch: pytest.MonkeyPatch)
     end = time.monotonic() + 1.2
     while time.monotonic() < end:
         watch.touch()
+        touched.append(time.monotonic())
         time.sleep(0.002)
-    assert watch.dump() is None
-    assert watch.dump() is None
+    # A machine that is busy may not have touched it in time.
+    longest = max(later - sooner for sooner, later in itertools.pairwise(touched))
+    assert longest > 0.4 or (watch.dump(), watch.dump()) == (None, None)
     assert 2 <= len(armed) <= 13
 
 

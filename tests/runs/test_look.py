@@ -17,7 +17,7 @@ def test_a_look_leaves_no_thread(tmp_path: Path) -> None:
     say(tmp_path, STATUS)
     assert look_anew(Store(url=str(tmp_path)), 30).status == STATUS
     for thread in threading.enumerate():
-        if thread.name == "look at the run":
+        if thread.name == "look anew at the run":
             thread.join(30)
             assert not thread.is_alive()
 

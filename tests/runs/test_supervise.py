@@ -1,15 +1,20 @@
 """The supervisor's decisions, in a world with a clock of its own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serengeti_etl.errors import ConfigError
 from serengeti_etl.runs.alert import Alert, Level
 from serengeti_etl.runs.look import Look
-from serengeti_etl.runs.supervise import Ending, Outcome, SuperviseSettings, Supervisor, World
+from serengeti_etl.runs.supervise import Ending, Outcome, Supervisor, World
+from serengeti_etl.runs.supervise_settings import SuperviseSettings
 from tests.runs import status_factory
 
+LOOK_SECONDS = 7.0
 STATUS = replace(status_factory.STATUS, step=0, started_at=0, progress_at=0, heartbeat_at=0)
 
 
@@ -23,6 +28,7 @@ class Life:
         num_steps: that it comes on, over its life.
         hangs_after: seconds, from when it comes on no more.
         is_silent: whether it then writes no more either.
+        begins_after: seconds, until it writes its first status.
     """
 
     seconds: float
@@ -30,6 +36,7 @@ class Life:
     num_steps: int = 0
     hangs_after: float = float("inf")
     is_silent: bool = False
+    begins_after: float = 0.0
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Universe:
     away: tuple[float, float] = (0.0, 0.0)
     now: float = 0.0
     step: int = 0
+    said: Look = field(default_factory=Look)
     started: list[float] = field(default_factory=list)
     done: list[tuple[str, float]] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
@@ -49,7 +57,7 @@ class Universe:
         """What becomes of it."""
         world = World(
             start=lambda: FakeProcess(self),
-            look=self.look,
+            watch=self.watch,
             look_anew=self.look,
             wait=self.wait,
             tell=self.alerts.append,
@@ -62,12 +70,27 @@ class Universe:
         self.now = max(min(self.now + seconds, self.asks_at), self.now)
         return self.now >= self.asks_at
 
+    def watch(self) -> Callable[[], Look]:
+        """Looks anew every few seconds, as ``look.Looker`` does."""
+        taken: list[tuple[float, Look]] = []
+
+        def latest() -> Look:
+            if not taken or self.now - taken[-1][0] >= LOOK_SECONDS:
+                taken.append((self.now, self.look()))
+            return taken[-1][1]
+
+        return latest
+
     def look(self) -> Look:
-        """The status that the present life has written."""
+        """The last status that was written, by the present life or one before."""
         if self.away[0] <= self.now < self.away[1]:
             return Look(fault="away")
-        if not self.started:
-            return Look()
+        if self.started and self.now - self.started[-1] >= self.life.begins_after:
+            self.said = self.written()
+        return self.said
+
+    def written(self) -> Look:
+        """The status of the present life."""
         life, age = self.life, self.now - self.started[-1]
         lived = min(age, life.hangs_after, life.seconds)
         beat = (min(age, life.seconds) if not life.is_silent else lived) // 10 * 10
@@ -248,6 +271,66 @@ def test_nothing_is_held_against_a_child_that_cannot_be_seen() -> None:
     silent = Universe([Life(50_000, 0)])
     silent.look = Look  # type: ignore[method-assign]
     assert silent.run().num_restarts == 0
+
+
+START = SuperviseSettings(start_seconds=1800, max_restarts=3)
+SLACK = 3 * LOOK_SECONDS
+"""Of what is seen every few seconds, at the beginning and end of an outage too."""
+
+
+def test_a_child_that_hangs_at_its_start_is_killed_and_begun_again() -> None:
+    """One that has written nothing of its own in time, whatever an earlier start has written."""
+    never = Life(1e6, 0, begins_after=1e6)
+    for lives in ([never], [Life(500, 137, num_steps=9), never]):
+        universe = Universe([*lives, Life(50, 0)])
+        outcome = universe.run(START)
+        assert (outcome.ending, outcome.num_restarts) == (Ending.DONE, len(lives))
+        begun = universe.started[-2]
+        assert ("dumped", begun + 1801) in universe.done
+        told = universe.alerts[-2]
+        assert told.kind == "died"
+        assert "it had written no status 1801 s after its start and was killed" in told.text
+    forever = Universe([never])
+    outcome = forever.run(START)
+    assert (outcome.ending, len(forever.started)) == (Ending.GAVE_UP, 4)
+
+
+def test_a_start_has_all_its_time_however_the_one_before_ended() -> None:
+    """The last words before a death that nobody had read yet are not the next start's."""
+    universe = Universe([Life(501, 137, num_steps=9), Life(3000, 0, begins_after=1700)])
+    outcome = universe.run(START)
+    assert (outcome.ending, outcome.num_restarts) == (Ending.DONE, 1)
+    assert not [what for what, _ in universe.done if what == "dumped"]
+
+
+@settings(max_examples=50)
+@given(
+    begins_after=st.floats(0, 4000),
+    away=st.tuples(st.floats(0, 3000), st.floats(0, 3000)),
+    is_ours=st.booleans(),
+)
+def test_a_start_is_killed_by_the_time_that_it_could_be_seen(
+    begins_after: float, away: tuple[float, float], *, is_ours: bool
+) -> None:
+    """Neither sooner nor later, and never if it may be a command that writes no status."""
+    since, seconds = away
+    universe = Universe([Life(1e5, 0, begins_after=begins_after)], away=(since, since + seconds))
+    universe.asks_at = 9000
+    limit = 1800.0
+    universe.run(SuperviseSettings(start_seconds=limit if is_ours else None, poll_seconds=5))
+    dumped = [at for what, at in universe.done if what == "dumped"]
+    due = limit if limit < since else limit + seconds
+    if is_ours and begins_after > due + SLACK:
+        assert due - SLACK <= dumped[0] <= due + SLACK
+    if not is_ours or begins_after < due - SLACK:
+        assert dumped == []
+
+
+def test_a_status_that_is_damaged_is_no_sign_of_life() -> None:
+    """It can be seen, and who begins writes over it."""
+    universe = Universe([Life(5000, 0)])
+    universe.look = lambda: Look(fault="no JSON", is_there=True)  # type: ignore[method-assign]
+    assert universe.run(START).ending is Ending.GAVE_UP
 
 
 def test_a_status_of_an_earlier_start_is_not_the_childs() -> None:

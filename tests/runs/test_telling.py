@@ -15,7 +15,7 @@ from serengeti_etl.runs.board import BoardSettings
 from serengeti_etl.train.settings import Event
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
-from tests.runs.test_supervised import read_to, training_below, wait_until
+from tests.runs.test_supervised import own_below, read_to, wait_until
 from tests.runs.test_watch import FAILS
 from tests.train.test_stop import command_of
 
@@ -129,7 +129,7 @@ def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: Aler
         text=True,
     ) as process:
         read_to(process, "step 3")
-        training_below(process.pid).kill()
+        own_below(process.pid).kill()
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
     kinds = [kind for kind, _ in told(server) if kind != "best"]

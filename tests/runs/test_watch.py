@@ -24,14 +24,16 @@ from tests.train.test_stop import command_of
 
 ROOT = Path(__file__).parents[2]
 
-EVERY, LOST, STALL = 0.3, 3.0, 3.0
-SLACK = 3.0
+EVERY, LOST, STALL = 0.3, 8.0, 8.0
+"""On a machine that is busy a run that is well may write nothing for seconds."""
+
+SLACK = 5.0
 """For machines that are busy, beyond the promised time of two looks."""
 
-FAST = """
+FAST = f"""
 from serengeti_etl.runs import notes, status
-notes._HEARTBEAT_SECONDS = {"folder": 0.3, "bucket": 0.3}
-status.LEAST_LOST_SECONDS = 3.0
+notes._HEARTBEAT_SECONDS = {{"folder": 0.3, "bucket": 0.3}}
+status.LEAST_LOST_SECONDS = {LOST}
 """
 HANGS = """
 inner = loop._Trainer._step
@@ -127,8 +129,10 @@ def test_each_death_is_told_in_time(  # noqa: PLR0913, PLR0917 - fixtures
     number, more, kind, promised = DEATHS[death]
     channel = open_channel(server.url("webhook"))
     settings = WatchSettings(every_seconds=EVERY, find_seconds=1.0)
+    # One that is to be hit must not be done before.
+    pause = 0.1 if number is None else 0.5
     with (
-        training(dataset, tmp_path, run, more=more) as process,
+        training(dataset, tmp_path, run, pause=pause, more=more) as process,
         Alerts([channel], AlertSettings(quiet_seconds=0)) as alerts,
     ):
         watching = Watch([run], settings, alerts.send)
@@ -180,7 +184,7 @@ def test_a_place_that_is_away_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(watch, "look_at", away)
     told: list[tuple[str, str]] = []
-    settings = WatchSettings(every_seconds=0.05, find_seconds=100, blind_seconds=0.4)
+    settings = WatchSettings(every_seconds=0.05, find_seconds=100, blind_seconds=1.5)
     url = str(tmp_path)
     watching = Watch([url], settings, lambda alert: told.append((alert.kind, alert.run)))
     step_until(watching, lambda: len(watching.runs) == 2, 10)
@@ -285,5 +289,5 @@ def test_the_dead_man_alone(dataset: str, tmp_path: Path, server: AlertServer) -
         posted = server.wait_for_kind("lost", seconds=90)
         watcher.terminate()
         said = watcher.communicate(timeout=30)[1]
-    assert status.LEAST_LOST_SECONDS - 1 <= posted.at - died <= status.LEAST_LOST_SECONDS + 8
+    assert status.LEAST_LOST_SECONDS - 1 <= posted.at - died <= status.LEAST_LOST_SECONDS + 12
     assert "Traceback" not in said

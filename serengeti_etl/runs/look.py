@@ -96,11 +96,18 @@ class Looker:
         self._pool = pool or DaemonPool(1, "look at the run")
         self._coming: Future[Look] | None = None
         self._latest, self._asked_at = Look(fault="not seen yet"), float("-inf")
-        self._seen_at = clock()
+        self._seen_at = self._asked_for_at = clock()
 
     def take(self) -> Look | None:
         """A look that was not taken yet; one with a fault when no answer comes; else None."""
         now = self._clock()
+        was_held = now - self._asked_for_at > self._every + _STALE_SECONDS
+        self._asked_for_at = now
+        if was_held:
+            # What came before this process was stopped says nothing of now.
+            self._coming, self._asked_at, self._seen_at = None, float("-inf"), now
+            self._latest = Look(fault="this process was held, and looks again")
+            return self._latest
         if self._coming is not None and self._coming.done():
             self._latest, self._coming = self._coming.result(), None
             self._seen_at = now

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serengeti_etl.runs import look
-from serengeti_etl.runs.look import Look, look_anew
+from serengeti_etl.runs.look import Look, Looker, look_anew
 from serengeti_etl.storage import Store
 from tests.runs.status_factory import STATUS, say
 
@@ -38,3 +38,41 @@ def test_a_store_that_does_not_answer_is_a_fault(
     assert not answers.is_set()
     assert time.monotonic() - begun < 20
     answers.set()
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Its time."""
+        return self.now
+
+
+def next_look(looker: Looker) -> Look:
+    """The next one that is taken, waited for by the real clock."""
+    end = time.monotonic() + 30
+    while (found := looker.take()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return found
+
+
+def test_a_watcher_that_was_held_looks_again_before_it_judges() -> None:
+    """Stopped for an hour, as by Ctrl-Z, it takes no look of before for one of now."""
+    clock, steps = Clock(), iter(range(1, 10))
+    looker = Looker(lambda: Look(step=next(steps)), 30.0, clock=clock)
+    assert next_look(looker).step == 1
+    clock.now += 30
+    assert looker.take() is None  # asks for the second
+    assert looker._coming is not None
+    looker._coming.result(30)
+    clock.now += 3600
+    held = looker.take()
+    assert held is not None
+    assert "was held" in held.fault
+    assert looker.latest().fault == held.fault
+    assert next_look(looker).step == 3
+    assert looker.latest().step == 3

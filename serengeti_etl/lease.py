@@ -147,7 +147,7 @@ def hold(store: Store, of: str = "", *, waits: bool = False) -> Iterator["Lease"
         store: the place that is to be written.
         of: the file directly in it that is to be written; "" for all that lies there.
         waits: a holder elsewhere gets a lease's life to show that it is alive, before this is
-            refused: for work that goes on by itself when its machine has died.
+            refused: for work that goes on elsewhere when its machine has died.
 
     Raises:
         OutputHeld: another process holds it.

@@ -1,9 +1,6 @@
 """Two drivers at one output: the second is refused, and the first ends as if alone."""
 
-import threading
 import time
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from serengeti_etl.lease import LEASE_FILE, Holder
 from serengeti_etl.storage import Store
 from tests.conftest import files_below
 from tests.convert.test_sizes import sizes_pipeline
+from tests.leases import elsewhere, lose
 
 
 def test_the_second_is_refused_and_the_first_not_disturbed(
@@ -60,18 +58,11 @@ def test_one_that_was_taken_over_stops_at_the_next_shard(
 ) -> None:
     """It says who has the output now and finishes nothing; the same call later gives the bytes."""
     monkeypatch.setattr(lease, "LIFE_SECONDS", 0.3)
-    here = Holder.here()
-    end = here.expires_at + timedelta(minutes=10)
-    other = replace(here, host="far-away", machine="another", expires_at=end)
-    output, seen = Store(url=str(tmp_path / "out")), []
+    output, other, seen = Store(url=str(tmp_path / "out")), elsewhere(600), []
 
     def taken_over(progress: Progress) -> None:
         seen.append(progress.name)
-        output.write(LEASE_FILE, other.as_bytes())
-        until = time.monotonic() + 30
-        while any(thread.name == "lease" for thread in threading.enumerate()):
-            assert time.monotonic() < until, "the lease never looked"
-            time.sleep(0.02)
+        lose(tmp_path / "out", other)
 
     with pytest.raises(OutputHeld, match=r"was taken over by process .* on far-away"):
         convert_season(pipeline, SerialRunner(), output.url, taken_over)
@@ -82,3 +73,17 @@ def test_one_that_was_taken_over_stops_at_the_next_shard(
     convert_season(pipeline, SerialRunner(), output.url)
     convert_season(pipeline, SerialRunner(), str(tmp_path / "alone"))
     assert files_below(tmp_path / "out") == files_below(tmp_path / "alone")
+
+
+def test_a_machine_that_died_is_waited_for(
+    pipeline: SeasonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes its place, or itself after a boot, goes on when no renewal came for a life."""
+    monkeypatch.setattr(lease, "LIFE_SECONDS", 1.0)
+    left = elsewhere(600)
+    (tmp_path / LEASE_FILE).write_bytes(left.as_bytes())
+    started = time.monotonic()
+    convert_season(pipeline, SerialRunner(), str(tmp_path))
+    assert time.monotonic() - started >= 1.0
+    assert (tmp_path / "dataset.json").exists()
+    assert not (tmp_path / LEASE_FILE).exists()

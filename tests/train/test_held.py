@@ -1,17 +1,15 @@
 """Two trainings of one run: the second is refused, and the first ends as if alone."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from serengeti_etl import lease
 from serengeti_etl.errors import ConfigError, OutputHeld
-from serengeti_etl.lease import LEASE_FILE, Holder, hold
+from serengeti_etl.lease import LEASE_FILE, hold
 from serengeti_etl.storage import Store
 from serengeti_etl.train.loop import train
 from serengeti_etl.train.ranks import Ranks
@@ -19,7 +17,7 @@ from serengeti_etl.train.recipe import Recipe
 from serengeti_etl.train.settings import Event, TrainSettings
 from tests.conftest import files_below
 from tests.dataset_factory import make_dataset
-from tests.hosts import wait_for
+from tests.leases import elsewhere, lose
 from tests.train import tiny
 
 SETTINGS = TrainSettings(checkpoint_every=2, log_every=4, num_threads=1, device="cpu")
@@ -38,25 +36,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def go(dataset: str, run: str, on_event: Callable[[Event], None] = lambda _: None) -> None:
     train(dataset, run, tiny.RECIPE, settings=SETTINGS, on_event=on_event)
-
-
-def elsewhere(seconds_left: float) -> Holder:
-    """A holder on another machine, whose lease runs out in so many seconds."""
-    here = Holder.here()
-    end = here.since + timedelta(seconds=seconds_left)
-    return replace(here, host="far-away", machine="another", expires_at=end)
-
-
-def lose(run: Path, other: Holder) -> None:
-    """Return when the run's lease is the other's, and its holder here has seen that."""
-    (renewal,) = [one for one in threading.enumerate() if one.name == "lease"][-1:]
-
-    def is_seen() -> bool:
-        # Again each time, for a renewal under way may have written over it.
-        Store(url=str(run)).write(LEASE_FILE, other.as_bytes())
-        return not renewal.is_alive()
-
-    wait_for(is_seen, "the lease looked")
 
 
 def test_the_second_is_refused_and_the_first_not_disturbed(dataset: str, tmp_path: Path) -> None:

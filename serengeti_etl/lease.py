@@ -1,8 +1,9 @@
 """One writer per place, or file in it: a lease says who writes, and runs out soon after a kill.
 
 A lease is a small file, put where there is none, renewed while its holder lives, deleted at the
-end. Who finds that of another is refused, unless its holder is dead: the time has run out, or the
-process is gone from this very machine (which only Linux tells; elsewhere the time is waited for).
+end. Who finds that of another is refused, unless its holder is dead: the time has run out, the
+process is gone from this very machine (which only Linux tells), or one elsewhere has not renewed it
+for a life, which is waited for: its machine may have died.
 Where a store may take a write on a condition for a plain one, each writer reads back after a
 moment, so that one of two wins.
 
@@ -140,20 +141,18 @@ def is_lease(name: str) -> bool:
 
 
 @contextmanager
-def hold(store: Store, of: str = "", *, waits: bool = False) -> Iterator["Lease"]:
+def hold(store: Store, of: str = "") -> Iterator["Lease"]:
     """A lease on ``store``, or one file in it, for the length of a ``with`` block.
 
     Args:
         store: the place that is to be written.
         of: the file directly in it that is to be written; "" for all that lies there.
-        waits: a holder elsewhere gets a lease's life to show that it is alive, before this is
-            refused: for work that goes on elsewhere when its machine has died.
 
     Raises:
         OutputHeld: another process holds it.
         OSError: the store failed on every try.
     """
-    lease = Lease(store, of, waits=waits)
+    lease = Lease(store, of)
     lease.take()
     is_done = False
     try:
@@ -172,12 +171,11 @@ class Lease:
     Args:
         store: the place that is to be written.
         of: as of ``hold``.
-        waits: likewise.
     """
 
-    def __init__(self, store: Store, of: str, *, waits: bool = False) -> None:
+    def __init__(self, store: Store, of: str) -> None:
         self._store, self._name = store, lease_file(of)
-        self._url, self._waits = store.at(of).url, waits
+        self._url = store.at(of).url
         kind = "bucket" if store.local_path("") is None else "folder"
         self._settle_seconds = _SETTLE_SECONDS[kind]
         self._mine = Holder.here()
@@ -241,7 +239,9 @@ class Lease:
     def _bury(self, holder: Holder) -> None:
         """Delete the lease of a dead holder; refuse if it lives."""
         is_dead = holder.is_dead()
-        if is_dead is None or (not is_dead and self._waits and not holder.is_here()):
+        # One elsewhere gets a lease's life to show that it is alive: its machine may have died, and
+        # the work goes on here.
+        if is_dead is None or (not is_dead and not holder.is_here()):
             is_dead = self._is_left(holder)
         if not is_dead:
             raise OutputHeld(

@@ -142,11 +142,24 @@ def test_a_process_id_that_is_another_s_by_now_holds_nothing(folder: Store) -> N
         pass
 
 
-def test_another_machine_s_time_is_waited_for(store: Store) -> None:
-    """Of other machines, or with other process ids, only the time tells: until then it holds."""
-    put(store, elsewhere(60))
+def test_another_machine_is_watched_for_a_life(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other machines, or with other process ids, only renewals tell; or a time that is over."""
+    monkeypatch.setattr(lease, "LIFE_SECONDS", 3.0)
+    monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.1)
+    left = elsewhere(60)
+    put(store, left)
+    renewed = replace(left, expires_at=left.expires_at + timedelta(seconds=20))
+    renewal = threading.Timer(0.5, put, (store, renewed))
+    renewal.start()
     with pytest.raises(OutputHeld, match="process 7 on far-away"), hold(store):
         pass
+    renewal.join()
+    assert holder_of(store) == renewed
+    started = time.monotonic()
+    with hold(store):
+        assert time.monotonic() - started >= 3
     put(store, elsewhere(-1))
     with hold(store):
         assert holder_of(store).pid == os.getpid()

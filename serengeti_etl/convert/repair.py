@@ -105,7 +105,7 @@ def repair_dataset(
             " as its last part, or one of them to the pipeline's of_size"
         )
     store = Store(url=output)
-    with hold(store, waits=True) as lease:
+    with hold(store) as lease:
         store.remove_partial()
         said = _Said.of(store)
         with TemporaryDirectory() as scratch:

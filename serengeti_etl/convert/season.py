@@ -149,7 +149,7 @@ def convert_sizes(  # noqa: PLR0913 - the public signature
 def _held(output: str) -> Iterator[tuple[Store, Lease]]:
     """The place of the datasets, as long as nobody else writes there."""
     store = Store(url=output)
-    with hold(store, waits=True) as lease:
+    with hold(store) as lease:
         store.remove_partial()
         yield store, lease
 

@@ -35,7 +35,7 @@ class Claim:
             ConfigError: the folder holds a run of another recipe or dataset; says what differs.
             OutputHeld: another process trains this run.
         """
-        self._lease = self._held.enter_context(hold(self._run, waits=True))
+        self._lease = self._held.enter_context(hold(self._run))
         self._run.remove_partial()
         return _claimed(self._run, dataset, recipe)
 

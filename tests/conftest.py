@@ -26,8 +26,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-# How long an example takes says nothing of the code where several tests share the machine.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says nothing of the code where several tests share the machine. Under CI
+# examples are the same each time, as Hypothesis has it there; elsewhere they are others each time.
+settings.register_profile(
+    "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("busy")
 
 

@@ -13,39 +13,50 @@ if TYPE_CHECKING:
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-STALL_SECONDS = 600.0
+TRAINING_STALL_SECONDS = 600.0
 
-_OPTIONS = (
-    click.option("--name", help="Of the run, on its page; by default its folder's."),
-    click.option(
-        "--stall-after",
-        type=click.FloatRange(min=0, min_open=True),
-        default=STALL_SECONDS,
-        show_default=True,
-        metavar="SECONDS",
-        help="Without progress it counts as stalled; a supervisor ends it a minute later.",
-    ),
-    click.option(
-        "--hourly-rate",
-        type=click.FloatRange(min=0),
-        metavar="PRICE",
-        help="Of the machines; then the page shows what the run costs.",
-    ),
-)
+CONVERSION_STALL_SECONDS = 1800.0
+"""A conversion comes on with each finished shard: many workers behind a slow line finish their
+first ones late, and all at once."""
 
 
-def board_options(command: CommandT) -> CommandT:
-    """``command`` with what its page needs to be told."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def board_options(stall_seconds: float) -> Callable[[CommandT], CommandT]:
+    """What adds to a command what its page needs to be told.
+
+    Args:
+        stall_seconds: the default of how long it may be without progress.
+    """
+    options = (
+        click.option("--name", help="Of the run, on its page; by default its folder's."),
+        click.option(
+            "--stall-after",
+            type=click.FloatRange(min=0, min_open=True),
+            default=stall_seconds,
+            show_default=True,
+            metavar="SECONDS",
+            help="Without progress it counts as stalled; a supervisor ends it a minute later.",
+        ),
+        click.option(
+            "--hourly-rate",
+            type=click.FloatRange(min=0),
+            metavar="PRICE",
+            help="Of the machines; then the page shows what the run costs.",
+        ),
+    )
+
+    def add(command: CommandT) -> CommandT:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @contextlib.contextmanager
 def training_board(
     run: str,
     name: str | None = None,
-    stall_after: float = STALL_SECONDS,
+    stall_after: float = TRAINING_STALL_SECONDS,
     hourly_rate: float | None = None,
 ) -> Iterator["Board"]:
     """The board of the training at ``run``; it ends with what the block ends with."""
@@ -68,7 +79,7 @@ def training_board(
 def conversion_board(
     output: str,
     name: str | None = None,
-    stall_after: float = STALL_SECONDS,
+    stall_after: float = CONVERSION_STALL_SECONDS,
     hourly_rate: float | None = None,
 ) -> Iterator["Board"]:
     """The board of the conversion to ``output``; it ends with what the block ends with."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serengeti_etl.cli.alerting import alert_options, open_alerts
-from serengeti_etl.cli.boards import board_options, conversion_board
+from serengeti_etl.cli.boards import CONVERSION_STALL_SECONDS, board_options, conversion_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, WITH_REJECTS
 from serengeti_etl.cli.options import (
     cluster_option,
@@ -81,7 +81,7 @@ def plan(
     metavar="FILE",
     help="Write Dask's account of the run to a page of HTML.",
 )
-@board_options
+@board_options(CONVERSION_STALL_SECONDS)
 @alert_options
 @self_supervise_options
 @debug_option

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serengeti_etl.cli import stopping
-from serengeti_etl.cli.boards import board_options, training_board
+from serengeti_etl.cli.boards import TRAINING_STALL_SECONDS, board_options, training_board
 from serengeti_etl.cli.codes import COMPLETE, INCOMPLETE, same_command, same_torchrun
 from serengeti_etl.cli.options import debug_option, load_named, need_training
 from serengeti_etl.cli.progress import progress_line
@@ -41,7 +41,7 @@ _SHOWN = {"loss", "score", "class_means_score"}
 @click.option("--checkpoint-every", default=500, show_default=True, metavar="STEPS")
 @click.option("--scratch", help="Local folder for copies of checkpoints, written first.")
 @click.option("--compile", is_flag=True, help="Let torch compile the network.")
-@board_options
+@board_options(TRAINING_STALL_SECONDS)
 @telling_options
 @self_supervise_options
 @debug_option

@@ -144,14 +144,15 @@ KILLED = """
 import json, os, signal, sys
 import torch
 from serengeti_etl.predict import journal, run
+from serengeti_etl.predict import settings as room
 from serengeti_etl.predict.photographs import Source
 torch.set_num_threads(1)
-journal.SECONDS, run.PART_SIZE = 0.0, 6
+journal.SECONDS, room.PART_SIZE = 0.0, 6
 def kill(report):
     if report.num_done >= 18:
         os.kill(os.getpid(), signal.SIGKILL)
 model, photographs, settings = sys.argv[1:]
-settings = run.PredictSettings(**json.loads(settings))
+settings = room.PredictSettings(**json.loads(settings))
 run.predict_photographs(model, Source(url=photographs), settings, kill)
 """
 

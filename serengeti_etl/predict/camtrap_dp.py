@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow as pa
 from serengeti_etl.catalog.camtrap_dp.settings import CamtrapDpSettings
 from serengeti_etl.catalog.camtrap_dp.stream import Append, camtrap_dp_stream, can_keep_ids
 from serengeti_etl.catalog.table import ANNOTATION_SCHEMA, CATALOG_SCHEMA, image_keys
+from serengeti_etl.predict.gathered import Gathered
 from serengeti_etl.predict.rows import PredictedImage
 from serengeti_etl.storage import Store
 
@@ -39,43 +39,27 @@ def camtrap_dp_output(
     """
     keeps_ids = can_keep_ids(image_keys(file_names))
     with camtrap_dp_stream(store, settings, keeps_ids=keeps_ids) as append:
-        sequences = _Sequences(append, classes)
-        yield sequences.append
-        sequences.end()
+        gathered = Gathered()
+        yield lambda rows: _append_sequences(append, gathered.add(rows), classes)
+        _append_sequences(append, gathered.rest(), classes)
 
 
-class _Sequences:
-    """Photographs that become rows of a catalog and annotations when their sequence has ended."""
-
-    def __init__(self, append: Append, classes: Sequence[str]) -> None:
-        self._append, self._classes = append, classes
-        self._open: list[PredictedImage] = []
-
-    def append(self, rows: Sequence[PredictedImage]) -> None:
-        """Take some photographs, frames of a sequence side by side."""
-        rows = [*self._open, *rows]
-        num_ended = len(rows)
-        while num_ended and rows[num_ended - 1].seq_id == rows[-1].seq_id:
-            num_ended -= 1
-        self._open = rows[num_ended:]
-        self._write(rows[:num_ended])
-
-    def end(self) -> None:
-        """Write the last sequence."""
-        self._write(self._open)
-
-    def _write(self, rows: Sequence[PredictedImage]) -> None:
-        keys = image_keys(pa.array([row.file_name for row in rows], pa.string())).to_pylist()
-        images, annotations = [], []
-        for _, frames in groupby(zip(keys, rows, strict=True), lambda one: one[1].seq_id):
-            for number, (key, row) in enumerate(frames, 1):
-                seen = _seen(row, self._classes)
-                images.append(_image(key, row, number, [name for name, _ in seen]))
-                annotations += [_annotation(key, row, name, p) for name, p in seen]
-        self._append(
-            pa.Table.from_pylist(images, CATALOG_SCHEMA),
-            pa.Table.from_pylist(annotations, ANNOTATION_SCHEMA),
-        )
+def _append_sequences(
+    append: Append, sequences: Sequence[Sequence[PredictedImage]], classes: Sequence[str]
+) -> None:
+    """Append whole sequences as rows of a catalog and annotations."""
+    names = [row.file_name for frames in sequences for row in frames]
+    keys = iter(image_keys(pa.array(names, pa.string())).to_pylist())
+    images, annotations = [], []
+    for frames in sequences:
+        for number, row in enumerate(frames, 1):
+            key, seen = next(keys), _seen(row, classes)
+            images.append(_image(key, row, number, [name for name, _ in seen]))
+            annotations += [_annotation(key, row, name, p) for name, p in seen]
+    append(
+        pa.Table.from_pylist(images, CATALOG_SCHEMA),
+        pa.Table.from_pylist(annotations, ANNOTATION_SCHEMA),
+    )
 
 
 def _image(key: str, row: PredictedImage, number: int, labels: list[str]) -> Mapping[str, Any]:

@@ -5,10 +5,10 @@ Each output gets its name when its context ends without an error.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import groupby
 
 from serengeti_etl.export import camtrap_dp_settings
 from serengeti_etl.predict.camtrap_dp import camtrap_dp_output
+from serengeti_etl.predict.gathered import Gathered
 from serengeti_etl.predict.megadetector import megadetector_output
 from serengeti_etl.predict.photographs import Photographs
 from serengeti_etl.predict.rows import (
@@ -38,14 +38,14 @@ def open_sink(
         _image_sink(settings, config, photographs) as write_images,
         _sequence_sink(settings, config.classes) as write_sequences,
     ):
-        sequences = _Sequences(write_sequences, config)
+        gathered = Gathered()
 
         def write(rows: Sequence[PredictedImage]) -> None:
             write_images(rows)
-            sequences.add(rows)
+            write_sequences([_sequence(frames, config) for frames in gathered.add(rows)])
 
         yield write
-        sequences.end()
+        write_sequences([_sequence(frames, config) for frames in gathered.rest()])
 
 
 def _image_sink(
@@ -80,28 +80,11 @@ def _sequence_sink(settings: PredictSettings, classes: Sequence[str]) -> Iterato
         yield lambda rows: append(sequence_table(rows, classes))
 
 
-class _Sequences:
-    """Frames gathered until the next sequence begins."""
-
-    def __init__(self, write: SequenceSink, config: ModelConfig) -> None:
-        self._write, self._config = write, config
-        self._open: list[PredictedImage] = []
-
-    def add(self, rows: Sequence[PredictedImage]) -> None:
-        """Take some photographs; write the sequences that have ended."""
-        groups = [list(group) for _, group in groupby([*self._open, *rows], lambda r: r.seq_id)]
-        self._open = groups.pop()
-        self._write([self._sequence(frames) for frames in groups])
-
-    def end(self) -> None:
-        """Write the last one."""
-        self._write([self._sequence(self._open)] if self._open else [])
-
-    def _sequence(self, frames: Sequence[PredictedImage]) -> PredictedSequence:
-        good = [row.probabilities_C for row in frames if row.probabilities_C is not None]
-        return PredictedSequence(
-            seq_id=frames[0].seq_id,
-            num_images=len(frames),
-            num_failed=len(frames) - len(good),
-            probabilities_C=together(good, self._config) if good else None,
-        )
+def _sequence(frames: Sequence[PredictedImage], config: ModelConfig) -> PredictedSequence:
+    good = [row.probabilities_C for row in frames if row.probabilities_C is not None]
+    return PredictedSequence(
+        seq_id=frames[0].seq_id,
+        num_images=len(frames),
+        num_failed=len(frames) - len(good),
+        probabilities_C=together(good, config) if good else None,
+    )

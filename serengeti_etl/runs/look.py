@@ -96,13 +96,13 @@ class Looker:
         self._pool = pool or DaemonPool(1, "look at the run")
         self._coming: Future[Look] | None = None
         self._latest, self._asked_at = Look(fault="not seen yet"), float("-inf")
-        self._seen_at = self._asked_for_at = clock()
+        self._seen_at = self._polled_at = clock()
 
     def take(self) -> Look | None:
         """A look that was not taken yet; one with a fault when no answer comes; else None."""
         now = self._clock()
-        was_held = now - self._asked_for_at > self._every + _STALE_SECONDS
-        self._asked_for_at = now
+        was_held = now - self._polled_at > self._every + _STALE_SECONDS
+        self._polled_at = now
         if was_held:
             # What came before this process was stopped says nothing of now.
             self._coming, self._asked_at, self._seen_at = None, float("-inf"), now

@@ -2,8 +2,7 @@
 
 import secrets
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from serengeti_etl.dataset.index import Dataset
 from serengeti_etl.errors import ConfigError
@@ -16,7 +15,7 @@ RUN_FILE = "run.json"
 """What is trained on what; written first, never changed."""
 
 
-class Claim:
+class Claim(ExitStack):
     """Held by the first rank from ``take`` to the end of the context.
 
     Args:
@@ -24,8 +23,8 @@ class Claim:
     """
 
     def __init__(self, run: Store) -> None:
+        super().__init__()
         self._run = run
-        self._held = ExitStack()
         self._lease: Lease | None = None
 
     def take(self, dataset: Dataset, recipe: Recipe) -> str:
@@ -35,7 +34,7 @@ class Claim:
             ConfigError: the folder holds a run of another recipe or dataset; says what differs.
             OutputHeld: another process trains this run.
         """
-        self._lease = self._held.enter_context(hold(self._run))
+        self._lease = self.enter_context(hold(self._run))
         self._run.remove_partial()
         return _claimed(self._run, dataset, recipe)
 
@@ -59,17 +58,6 @@ class Claim:
     def _check(self) -> None:
         if self._lease is not None:
             self._lease.check()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._held.__exit__(kind, error, trace)
 
 
 def _claimed(run: Store, dataset: Dataset, recipe: Recipe) -> str:

@@ -17,6 +17,7 @@ from serengeti_etl.buckets.bucket import close_buckets
 from serengeti_etl.config import ResizeSettings, SeasonPipeline, ShardSettings
 from serengeti_etl.label_config import FractionSplit
 from tests.browser import Browser, open_browser
+from tests.seeds import SEED
 from tests.servers import S3_CREDENTIALS, s3_server
 
 # Several processes share the cores: teams of threads that spin for each other would take most of
@@ -32,6 +33,11 @@ settings.register_profile(
     "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("busy")
+
+
+def pytest_report_header() -> str:
+    """The seed, drawn here before pytest-xdist begins its processes."""
+    return f"faults and kills at random: TEST_SEED={SEED}"
 
 
 @pytest.fixture(scope="session")

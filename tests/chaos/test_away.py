@@ -2,7 +2,6 @@
 
 import os
 import random
-import secrets
 import subprocess
 import time
 from contextlib import ExitStack
@@ -16,14 +15,12 @@ from serengeti_etl.convert.season import convert_season
 from tests.chaos.drivers import Driver, small_shards, write_pipeline
 from tests.conftest import files_below
 from tests.fault_server import BUCKET, fault_server
+from tests.seeds import SEED
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 SECONDS_AWAY = 20.0
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same moment again."""
 
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 _HOST = "store.test"
 _RESOLVABLE = f"127.0.0.1 localhost {_HOST}\n"
 
@@ -50,7 +47,7 @@ def hosts(tmp_path: Path) -> Path:
 
 def test_the_bucket_is_away_for_a_while(season: Path, tmp_path: Path, hosts: Path) -> None:
     """The port is closed, and for a while more the name unknown: exit 3 or 2, no byte differs."""
-    draw = random.Random(f"{_SEED}")  # noqa: S311 - a repeatable moment, not a secret
+    draw = random.Random(f"{SEED}")  # noqa: S311 - a repeatable moment, not a secret
     convert_season(small_shards(str(season)), SerialRunner(), str(tmp_path / "undisturbed"))
     objects = {f"season/{name}": content for name, content in files_below(season).items()}
 
@@ -77,9 +74,9 @@ def test_the_bucket_is_away_for_a_while(season: Path, tmp_path: Path, hosts: Pat
         codes = [driver.wait()]
         said = driver.said.read_text()
         if codes == [3]:
-            assert "run the same command again" in said, _SEED
+            assert "run the same command again" in said, SEED
             driver = Inside(pipeline, tmp_path / "out", "serial")
             codes.append(driver.wait())
-    assert codes in ([2], [3, 2]), (_SEED, said)
+    assert codes in ([2], [3, 2]), (SEED, said)
     assert "Traceback" not in said
-    assert files_below(tmp_path / "out") == files_below(tmp_path / "undisturbed"), _SEED
+    assert files_below(tmp_path / "out") == files_below(tmp_path / "undisturbed"), SEED

@@ -2,7 +2,6 @@
 
 import importlib.util
 import random
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +11,10 @@ from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.convert.season import convert_season
 from tests.chaos.drivers import Driver, small_shards, write_pipeline
 from tests.conftest import files_below
+from tests.seeds import SEED
 
 pytestmark = pytest.mark.chaos
 
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same moments again."""
-
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 
 SLOW = """
 import pathlib, time
@@ -81,7 +77,7 @@ def clock(tmp_path: Path) -> tuple[dict[str, str], Callable[[str], object]]:
 
 # Not on a local cluster: one run in eight hung there under libfaketime, whose waits with a time
 # limit are known to go wrong among many threads, and which of the two is at fault cannot be told.
-@pytest.mark.parametrize("seed", [_SEED], ids=lambda seed: f"seed{seed}")
+@pytest.mark.parametrize("seed", [SEED], ids=lambda seed: f"seed{seed}")
 def test_jumps_of_the_clock_do_not_show(
     clock: tuple[dict[str, str], Callable[[str], object]],
     pipeline_file: Path,

@@ -1,7 +1,6 @@
 """Damage at random places: verify names it, repair restores it, the loader never yields it."""
 
 import random
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +20,12 @@ from serengeti_etl.load.shards import open_source
 from serengeti_etl.load.webdataset import webdataset_pipeline
 from serengeti_etl.storage import Store
 from tests.conftest import files_below
+from tests.seeds import SEED
 
 pytestmark = pytest.mark.chaos
 
 NUM_PLACES = 60
 """Set it to 200 for a long run."""
-
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same damage again."""
-
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 
 
 def flip(draw: random.Random, path: Path) -> None:
@@ -129,12 +124,12 @@ def named(folder: Path) -> set[str]:
     return found | {SUMS_FILE for problem in problems if SUMS_FILE in problem.message}
 
 
-@pytest.mark.parametrize("place", range(NUM_PLACES), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(NUM_PLACES), ids=lambda place: f"seed{SEED}-{place}")
 def test_random_damage_is_named_and_mended(
     whole: Path, pipeline: SeasonPipeline, contents: dict[str, bytes], tmp_path: Path, place: int
 ) -> None:
     """Flipped, cut, moved or deleted anywhere: verify names the file, repair restores its bytes."""
-    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - repeatable damage, not a secret
+    draw = random.Random(f"{SEED} {place}")  # noqa: S311 - repeatable damage, not a secret
     folder = tmp_path / "damaged"
     shutil.copytree(whole, folder)
     # Kinds of file in turn, so that the few that are not tars or index parts get their share.

@@ -6,7 +6,6 @@ Set NUM_ROUNDS to 30 for a long run.
 import json
 import logging
 import random
-import secrets
 import shutil
 import signal
 import time
@@ -23,6 +22,7 @@ from serengeti_etl.dataset.verify import verify_dataset
 from tests.chaos.drivers import Driver, small_shards, write_pipeline
 from tests.conftest import files_below
 from tests.growing import GrowingSeason
+from tests.seeds import SEED
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,7 @@ pytestmark = pytest.mark.chaos
 NUM_ROUNDS = 6
 MOST_KILLS = 3
 
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same kills again, but for the timing."""
 
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 RETRY = ("--retry-rejects",)
 
 
@@ -102,14 +99,14 @@ def steps(season: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, S
     return {"growth": growth, "retry": retry}
 
 
-@pytest.mark.parametrize("place", range(NUM_ROUNDS), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(NUM_ROUNDS), ids=lambda place: f"seed{SEED}-{place}")
 @pytest.mark.parametrize("name", ["growth", "retry"])
 def test_a_killed_edition_is_finished_by_the_same_command(
     steps: dict[str, Step], tmp_path: Path, name: str, place: int
 ) -> None:
     """Drivers die at random moments, the dataset of before opens each time, and no byte differs."""
     step, output = steps[name], tmp_path / "out"
-    draw = random.Random(f"{_SEED} {name} {place}")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} {name} {place}")  # noqa: S311 - repeatable, not a secret
     shutil.copytree(step.before, output)
     codes = []
     for _ in range(MOST_KILLS):

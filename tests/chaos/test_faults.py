@@ -1,7 +1,6 @@
 """A store that fails at random: the same command, run again if need be, ends with equal bytes."""
 
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,16 +34,13 @@ from tests.fault_server import (
     Swapped,
     fault_server,
 )
+from tests.seeds import SEED
 
 pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("impatient")]
 
 MOST_RUNS = 12
 """Times that the same call is made before it counts as one that does not end."""
 
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same faults again."""
-
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 _LABELS = "season/labels.json"
 _BUSY = Refusal(429, "TooManyRequests")
 
@@ -162,25 +158,25 @@ def run_until_done(url: str, output: Path) -> list[OSError | Incomplete]:
 
 
 @pytest.mark.parametrize(
-    "place", range(len(KINDS)), ids=lambda place: f"seed{_SEED}-{place}-{KINDS[place].__name__}"
+    "place", range(len(KINDS)), ids=lambda place: f"seed{SEED}-{place}-{KINDS[place].__name__}"
 )
 def test_random_faults_do_not_show(
     server: FaultServer, expected: dict[str, bytes], tmp_path: Path, place: int
 ) -> None:
     """Whatever fails on the way, for long or not: every byte, and the rejects, as undisturbed."""
-    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - repeatable faults, not a secret
+    draw = random.Random(f"{SEED} {place}")  # noqa: S311 - repeatable faults, not a secret
     KINDS[place](draw, server)
     run_until_done(server.url, tmp_path / "out")
     assert files_below(tmp_path / "out") == expected
     assert server.num_faults > 0
 
 
-@pytest.mark.parametrize("place", range(2), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(2), ids=lambda place: f"seed{SEED}-{place}")
 def test_answers_mixed_up_in_a_shard_fail_it(
     server: FaultServer, expected: dict[str, bytes], tmp_path: Path, place: int
 ) -> None:
     """One photograph in place of another of its shard, with all its headers: never in a tar."""
-    draw = random.Random(f"{_SEED} mixed {place}")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} mixed {place}")  # noqa: S311 - repeatable, not a secret
     shards = [[one for one in shard if one in server.objects] for shard in shards_of(expected)]
     name, other = draw.sample(draw.choice([shard for shard in shards if len(shard) > 1]), 2)
     server.fail(name, Swapped(other, has_own_etag=True), times=1)
@@ -203,7 +199,7 @@ def test_heads_tell_answers_that_are_mixed_up_anywhere(
     server: FaultServer, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     """With ``check_head`` any photograph in place of any other is seen; even two exchanged."""
-    draw = random.Random(f"{_SEED} heads")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} heads")  # noqa: S311 - repeatable, not a secret
     # What the rules exclude is never asked for.
     asked_for = {one for shard in shards_of(expected) for one in shard}
     names = draw.sample([one for one in photographs(server) if one in asked_for], 12)
@@ -231,7 +227,7 @@ def test_expired_credentials_blame_no_photograph(
     server: FaultServer, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     """From a random request on all are refused, for longer than a run; then the same call ends."""
-    draw = random.Random(f"{_SEED} expired")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} expired")  # noqa: S311 - repeatable, not a secret
     names: list[tuple[str, Fault]] = [(name, EXPIRED_TOKEN) for name in ["", *server.objects]]
 
     def expire() -> None:
@@ -245,16 +241,16 @@ def test_expired_credentials_blame_no_photograph(
             convert_season(bucket_pipeline(server.url), SerialRunner(), str(tmp_path / "out"))
     for name, _ in names:
         server.heal(name)
-    assert run_until_done(server.url, tmp_path / "out") == [], (_SEED, num_requests)
-    assert files_below(tmp_path / "out") == expected, (_SEED, num_requests)
+    assert run_until_done(server.url, tmp_path / "out") == [], (SEED, num_requests)
+    assert files_below(tmp_path / "out") == expected, (SEED, num_requests)
 
 
-@pytest.mark.parametrize("place", range(2), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(2), ids=lambda place: f"seed{SEED}-{place}")
 def test_a_store_that_is_away_comes_back(
     objects: dict[str, bytes], expected: dict[str, bytes], tmp_path: Path, place: int
 ) -> None:
     """Refused connections for seconds, from a random request on: runs fail, then one finishes."""
-    draw = random.Random(f"{_SEED} away {place}")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} away {place}")  # noqa: S311 - repeatable, not a secret
     running, leave = ExitStack(), threading.Event()
     server = running.enter_context(fault_server(objects))
 

@@ -1,7 +1,6 @@
 """A disk that fills up: a clear end with nothing half there; with more room the rest is made."""
 
 import random
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +10,12 @@ from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.convert.season import convert_season
 from tests.chaos.drivers import Driver, small_shards, write_pipeline
 from tests.conftest import files_below
+from tests.seeds import SEED
 
 pytestmark = pytest.mark.chaos
 
 NUM_SIZES = 3
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same sizes again."""
 
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 _BLOCK_NUM_BYTES = 4096
 
 Remount = Callable[[str], None]
@@ -46,12 +43,12 @@ def num_bytes_of(files: dict[str, bytes]) -> int:
     return sum(-(-len(data) // _BLOCK_NUM_BYTES) * _BLOCK_NUM_BYTES for data in files.values())
 
 
-@pytest.mark.parametrize("place", range(NUM_SIZES), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(NUM_SIZES), ids=lambda place: f"seed{SEED}-{place}")
 def test_an_output_that_fills_up_is_continued(
     disk: tuple[Path, Remount], pipeline_file: Path, expected: dict[str, bytes], place: int
 ) -> None:
     """Exit 3 and the reason; what is there is whole; the same command in more room ends equal."""
-    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - repeatable sizes, not a secret
+    draw = random.Random(f"{SEED} {place}")  # noqa: S311 - repeatable sizes, not a secret
     folder, remount = disk
     share = draw.uniform(place, place + 1) / NUM_SIZES
     remount(f"size={_BLOCK_NUM_BYTES * 4 + int(share * num_bytes_of(expected))}")

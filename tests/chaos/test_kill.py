@@ -7,7 +7,6 @@ Set NUM_ROUNDS to 32 for a long run. What each round went through is in its log:
 import logging
 import os
 import random
-import secrets
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.convert.season import convert_season
 from tests.chaos.drivers import ROOT, Driver, small_shards, write_pipeline
 from tests.conftest import files_below
+from tests.seeds import SEED
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,8 @@ NUM_ROUNDS = 8
 MOST_RUNS = 6
 """Times that the same command is given before it counts as one that does not end."""
 
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same kills again, but for the timing."""
-
 KINDS = ("worker", "nanny", "scheduler", "driver")
 
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 _SHORT = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",
@@ -165,14 +161,14 @@ def kill(kind: str, draw: random.Random, cluster: Cluster, driver: Driver) -> bo
 @pytest.mark.parametrize(
     "place",
     range(NUM_ROUNDS),
-    ids=lambda place: f"seed{_SEED}-{place}-{KINDS[place % len(KINDS)]}",
+    ids=lambda place: f"seed{SEED}-{place}-{KINDS[place % len(KINDS)]}",
 )
 def test_a_kill_does_not_show(
     cluster: Cluster, undisturbed: Undisturbed, tmp_path: Path, place: int
 ) -> None:
     """One process dies at a random moment of the work, is begun again, and no byte differs."""
     kind, output = KINDS[place % len(KINDS)], tmp_path / "out"
-    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - a repeatable moment, not a secret
+    draw = random.Random(f"{SEED} {place}")  # noqa: S311 - a repeatable moment, not a secret
     cluster.keep()
     driver = Driver(undisturbed.pipeline, output, cluster.address)
     driver.wait_for_work()
@@ -193,13 +189,13 @@ def test_a_kill_does_not_show(
     assert files_below(output) == undisturbed.files
 
 
-@pytest.mark.parametrize("where", ["serial", "cluster"], ids=lambda where: f"seed{_SEED}-{where}")
+@pytest.mark.parametrize("where", ["serial", "cluster"], ids=lambda where: f"seed{SEED}-{where}")
 @pytest.mark.parametrize("is_later", [False, True], ids=["together", "later"])
 def test_two_drivers_at_one_output(
     cluster: Cluster, undisturbed: Undisturbed, tmp_path: Path, where: str, *, is_later: bool
 ) -> None:
     """One is refused and told who is first, or both end well; no byte differs."""
-    draw = random.Random(f"{_SEED} {where} {is_later}")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} {where} {is_later}")  # noqa: S311 - repeatable, not a secret
     cluster.keep()
     address = cluster.address if where == "cluster" else where
     first = Driver(undisturbed.pipeline, tmp_path / "out", address)

@@ -1,7 +1,6 @@
 """SIGKILL of the child that resizes carefully, at random moments: no photograph is blamed."""
 
 import random
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,14 +14,12 @@ from serengeti_etl.convert import careful
 from serengeti_etl.convert.careful import CarefulResizer
 from serengeti_etl.convert.season import convert_season
 from tests.conftest import files_below
+from tests.seeds import SEED
 
 pytestmark = pytest.mark.chaos
 
 NUM_ROUNDS = 1
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same kills again, but for the timing."""
 
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 
 honest_ask = CarefulResizer._ask
 
@@ -74,13 +71,13 @@ class Striker:
             self.num_killed += 1
 
 
-@pytest.mark.parametrize("place", range(NUM_ROUNDS), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(NUM_ROUNDS), ids=lambda place: f"seed{SEED}-{place}")
 def test_a_killed_child_does_not_show(
     pipeline: SeasonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     """Whatever it was at: every byte, and the rejects, as undisturbed, in the same run."""
     monkeypatch.setattr(careful, "_WAIT_SECONDS", 0.01)
-    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - a repeatable moment, not a secret
+    draw = random.Random(f"{SEED} {place}")  # noqa: S311 - a repeatable moment, not a secret
     convert_season(pipeline, SerialRunner(), str(tmp_path / "undisturbed"))
     striker = Striker(draw)
 

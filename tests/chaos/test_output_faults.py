@@ -2,7 +2,6 @@
 
 import logging
 import random
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from tests.fault_server import (
     Reset,
     Silence,
 )
+from tests.seeds import SEED
 
 pytestmark = pytest.mark.chaos
 
@@ -45,10 +45,6 @@ MOST_RUNS = 12
 MOST_FAULTS = 60
 """After so many the store is well again, so that a run can end."""
 
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same faults again."""
-
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 _REFUSALS = (SLOW_DOWN, INTERNAL_ERROR, Refusal(429, "TooManyRequests"))
 _PART_NUM_BYTES = 5 * 1024 * 1024  # S3 takes no smaller ones
 
@@ -279,21 +275,21 @@ def check(undisturbed: Undisturbed, server: FaultServer, url: str, choose: Choos
 
 
 @pytest.mark.parametrize(
-    "place", range(len(KINDS)), ids=lambda place: f"seed{_SEED}-{place}-{KINDS[place].__name__}"
+    "place", range(len(KINDS)), ids=lambda place: f"seed{SEED}-{place}-{KINDS[place].__name__}"
 )
 def test_faults_of_the_output_do_not_show(
     small: Undisturbed, server: FaultServer, url: str, place: int
 ) -> None:
     """Whatever fails when plan, shards, rejects, index or lease are written: no byte differs."""
-    draw = random.Random(f"{_SEED} {place}")  # noqa: S311 - repeatable faults, not a secret
+    draw = random.Random(f"{SEED} {place}")  # noqa: S311 - repeatable faults, not a secret
     check(small, server, url, KINDS[place](draw))
 
 
-@pytest.mark.parametrize("place", range(1), ids=lambda place: f"seed{_SEED}-{place}")
+@pytest.mark.parametrize("place", range(1), ids=lambda place: f"seed{SEED}-{place}")
 def test_lost_parts_do_not_show(
     large: Undisturbed, server: FaultServer, url: str, place: int
 ) -> None:
     """Parts of a shard, or what begins and ends them, are refused or lost: no byte differs."""
-    draw = random.Random(f"{_SEED} parts {place}")  # noqa: S311 - repeatable, not a secret
+    draw = random.Random(f"{SEED} parts {place}")  # noqa: S311 - repeatable, not a secret
     check(large, server, url, refused_parts(draw))
     assert any("partNumber" in request.query for request in server.requests)

@@ -27,10 +27,10 @@ from serengeti_etl.storage import Store
 from serengeti_etl.train.checkpoint import ModelFile
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
-from tests.train.test_stop import command_of, continuing_command
+from tests.seeds import SEED
+from tests.train.test_stop import command_of, continuing_command, read_to
 
 ROOT = Path(__file__).parents[2]
-_SEED = random.randrange(2**32)  # noqa: S311 - repeatable moments, no secret
 
 BEATS = """
 import json, sys, time
@@ -66,7 +66,7 @@ import os
 unsigned = loop._Trainer._step
 def signed(self, stage, parts):
     unsigned(self, stage, parts)
-    print("step of", os.getpid(), flush=True)
+    os.write(1, b"step of %d\\n" % os.getpid())
 patch.setattr(loop._Trainer, "_step", signed)
 """
 
@@ -138,19 +138,12 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def read_to(process: "subprocess.Popen[str]", word: str) -> None:
-    """Read its output up to a line with ``word``."""
-    assert process.stdout is not None
-    while word not in (line := process.stdout.readline()):
-        assert line, process.communicate()[1]
-
-
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return ModelFile.read(Store(url=str(folder / "run"))).state_dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [_SEED], ids=lambda seed: f"seed{seed}")
+@pytest.mark.parametrize("seed", [SEED], ids=lambda seed: f"seed{seed}")
 def test_kills_at_random_do_not_show(
     dataset: str, tmp_path: Path, server: AlertServer, seed: int
 ) -> None:
@@ -174,7 +167,7 @@ def test_kills_at_random_do_not_show(
             wait_until(lambda: own_below(process.pid).pid not in victims)
             victim = own_below(process.pid)
             for _ in range(draw.randrange(1, 5)):
-                read_to(process, f"step of {victim.pid}\n")
+                read_to(process, f"step of {victim.pid}")
             time.sleep(draw.uniform(0, 0.1))
             victim.kill()
             victims.add(victim.pid)

@@ -2,7 +2,6 @@
 
 import os
 import random
-import secrets
 import shutil
 import subprocess
 import sys
@@ -20,13 +19,10 @@ from tests.chaos.drivers import ROOT, small_shards, write_pipeline
 from tests.conftest import files_below
 from tests.runs.alert_server import AlertServer
 from tests.runs.test_supervised import Here, own_below, wait_until
+from tests.seeds import SEED
 
 pytestmark = pytest.mark.slow
 
-SEED: int | None = None
-"""Set it to the number in a failed test's name to meet the same kills again, but for the timing."""
-
-_SEED = secrets.randbelow(10**6) if SEED is None else SEED
 
 SLOW = """
 import time
@@ -63,7 +59,7 @@ def inside(command: list[str], *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("supervised", [outside, inside])
-@pytest.mark.parametrize("cluster", ["serial", "local"], ids=lambda name: f"{name}-seed{_SEED}")
+@pytest.mark.parametrize("cluster", ["serial", "local"], ids=lambda name: f"{name}-seed{SEED}")
 def test_kills_do_not_show(
     season: Path,
     tmp_path: Path,
@@ -77,7 +73,7 @@ def test_kills_do_not_show(
     pipeline = write_pipeline(tmp_path, season)
     with pipeline.open("a") as file:
         file.write(SLOW)
-    draw = random.Random(f"{_SEED} {cluster}")  # noqa: S311 - repeatable moments, no secret
+    draw = random.Random(f"{SEED} {cluster}")  # noqa: S311 - repeatable moments, no secret
     moments = sorted(draw.sample(range(1, num_shards - 4), 2))
     options = ("--alert", server.url("webhook"), "--alert-quiet", "0")
     with subprocess.Popen(

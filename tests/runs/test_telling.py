@@ -15,9 +15,9 @@ from serengeti_etl.runs.board import BoardSettings
 from serengeti_etl.train.settings import Event
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
-from tests.runs.test_supervised import own_below, read_to, wait_until
+from tests.runs.test_supervised import own_below, wait_until
 from tests.runs.test_watch import FAILS
-from tests.train.test_stop import command_of
+from tests.train.test_stop import command_of, read_to
 
 ROOT = Path(__file__).parents[2]
 

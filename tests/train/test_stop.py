@@ -16,7 +16,9 @@ from tests.dataset_factory import make_dataset
 
 ROOT = Path(__file__).parents[2]
 
+# One write a line: a print may be several, and those of two ranks fall between each other.
 RECIPE = """
+import os
 import time
 from dataclasses import replace
 
@@ -33,7 +35,7 @@ original = loop._Trainer._step
 def slow(self, stage, parts):
     original(self, stage, parts)
     time.sleep({pause})
-    print("step", self._place.step, flush=True)
+    os.write(1, b"step %d\\n" % self._place.step)
 
 patch.setattr(loop._Trainer, "_step", slow)
 recipe = replace(tiny.RECIPE, stages=tiny.RECIPE.stages[:{num_stages}])
@@ -70,6 +72,13 @@ def continuing_command(said: str) -> list[str]:
     return shlex.split(line.partition("; to continue, run: ")[2])
 
 
+def read_to(process: "subprocess.Popen[str]", line: str) -> None:
+    """Read its output up to that line."""
+    assert process.stdout is not None
+    while (read := process.stdout.readline()) != f"{line}\n":
+        assert read, process.communicate()[1]
+
+
 def run_of(folder: Path) -> dict[str, torch.Tensor]:
     return ModelFile.read(Store(url=str(folder / "run"))).state_dict
 
@@ -84,9 +93,7 @@ def test_a_signal_saves_the_step_in_hand(
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        while "step 2" not in process.stdout.readline():  # lines of two ranks may run together
-            assert process.poll() is None
+        read_to(process, "step 2")
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 3, said
@@ -112,9 +119,7 @@ def test_a_signal_to_torchrun_saves_the_step_that_all_ranks_have_done(
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        while "step 2" not in process.stdout.readline():  # lines of two ranks may run together
-            assert process.poll() is None
+        read_to(process, "step 2")
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
     assert said.count("; to continue, run: torchrun --nproc-per-node 2 ") == 1, said

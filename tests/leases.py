@@ -1,6 +1,8 @@
 """Leases of others, for tests of who writes where."""
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,3 +29,21 @@ def lose(place: Path, other: Holder) -> None:
         return not renewal.is_alive()
 
     wait_for(is_seen, "the lease looked")
+
+
+@contextmanager
+def again_and_again(act: Callable[[], object]) -> Iterator[None]:
+    """Meanwhile ``act`` is called every now and then, in a thread."""
+    is_over = threading.Event()
+
+    def work() -> None:
+        while not is_over.wait(0.2):
+            act()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

@@ -17,7 +17,7 @@ from serengeti_etl.train.recipe import Recipe
 from serengeti_etl.train.settings import Event, TrainSettings
 from tests.conftest import files_below
 from tests.dataset_factory import make_dataset
-from tests.leases import elsewhere, lose
+from tests.leases import again_and_again, elsewhere, lose
 from tests.train import tiny
 
 SETTINGS = TrainSettings(checkpoint_every=2, log_every=4, num_threads=1, device="cpu")
@@ -123,13 +123,15 @@ def test_a_machine_that_lives_is_seen_at_its_next_renewal(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second is refused, and has written nothing."""
-    monkeypatch.setattr(lease, "LIFE_SECONDS", 6.0)
     monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(lease, "_machine", lambda: "another")
         held = hold(Store(url=str(tmp_path)))
-        held.__enter__()
-    with pytest.raises(OutputHeld, match="is being written by process"):
+        first = held.__enter__()
+    with (
+        again_and_again(first._renew),  # as its thread does, but sooner
+        pytest.raises(OutputHeld, match="is being written by process"),
+    ):
         go(dataset, str(tmp_path))
     assert set(files_below(tmp_path)) == {LEASE_FILE}
     held.__exit__(None, None, None)

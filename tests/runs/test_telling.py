@@ -15,7 +15,7 @@ from serengeti_etl.runs.board import BoardSettings
 from serengeti_etl.train.settings import Event
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
-from tests.runs.test_supervised import own_below, wait_until
+from tests.runs.test_supervised import own_below
 from tests.runs.test_watch import FAILS
 from tests.train.test_stop import command_of, read_to
 
@@ -64,6 +64,7 @@ def test_a_training_tells_of_its_best_scores_and_its_end(
     options = ["--alert", server.url("webhook"), "--alert-quiet", "0", "--name", "lions"]
     done = run([*command, *options, "--tracker", "tensorboard"])
     assert done.returncode == 0, done.stderr
+    server.wait_for_kind("done")
     kinds = told(server)
     assert kinds[0] == ("best", "info")
     assert kinds[-1] == ("done", "info")
@@ -84,8 +85,8 @@ def test_a_training_tells_why_it_failed(dataset: str, tmp_path: Path, server: Al
     assert failed.returncode == 4, failed.stderr
     assert "secret" not in failed.stderr
     assert "an alert to webhook+http://127.0.0.1:9/… was not sent" in failed.stderr
-    value = server.posted[-1].json()
-    assert (value["kind"], value["level"]) == ("failed", "critical")
+    value = server.wait_for_kind("failed").json()
+    assert value["level"] == "critical"
     assert "no longer finite" in value["text"]
 
 
@@ -94,7 +95,7 @@ def test_a_training_tells_that_it_was_stopped(
     dataset: str, tmp_path: Path, server: AlertServer
 ) -> None:
     """SIGTERM: saved, told, exit 3; the command that it names holds no secret."""
-    command = command_of(dataset, tmp_path, pause=0.3)
+    command = command_of(dataset, tmp_path, pause=0, holds_at=3)
     url = server.url("webhook", "secret")
     with subprocess.Popen(
         [*command, "--alert", url],
@@ -107,6 +108,7 @@ def test_a_training_tells_that_it_was_stopped(
         process.terminate()
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 3, said
+    server.wait_for(1)
     assert told(server) == [("stopped", "warning")]
     assert "saved as checkpoints/step-" in server.posted[0].json()["text"]
     assert "secret" not in said
@@ -116,9 +118,9 @@ def test_a_training_tells_that_it_was_stopped(
 @pytest.mark.slow
 def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: AlertServer) -> None:
     """Killed, it goes on from its checkpoint; only the supervisor tells of the end; hooks run."""
-    command = command_of(dataset, tmp_path, pause=0.1)
-    with (tmp_path / "my recipes" / "tiny.py").open("a") as recipe:
-        recipe.write(SUPERVISED)
+    command = command_of(dataset, tmp_path, pause=0, holds_at=4)
+    recipe = tmp_path / "my recipes" / "tiny.py"
+    recipe.write_text(recipe.read_text() + SUPERVISED)
     hook = tmp_path / "hook"
     options = ["--supervise", "--checkpoint-every", "1", "--on-finish", f"cat > {hook}"]
     with subprocess.Popen(
@@ -129,9 +131,13 @@ def test_a_training_supervises_itself(dataset: str, tmp_path: Path, server: Aler
         text=True,
     ) as process:
         read_to(process, "step 3")
-        own_below(process.pid).kill()
+        training = own_below(process.pid)
+        command_of(dataset, tmp_path, pause=0)  # the next start holds at no step
+        recipe.write_text(recipe.read_text() + SUPERVISED)
+        training.kill()
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
+    server.wait_for_kind("finished")
     kinds = [kind for kind, _ in told(server) if kind != "best"]
     assert kinds == ["died", "finished"], said
     assert hook.read_text() == "done\n"
@@ -231,6 +237,6 @@ def test_a_conversion_tells_of_its_end(season: Path, tmp_path: Path, server: Ale
     assert done.returncode == 2, done.stderr
     failed = run([*convert, "--source", "/nowhere", "--output", str(tmp_path / "no"), *alert])
     assert failed.returncode in (3, 4)
+    server.wait_for(2)
     assert told(server) == [("done", "info"), ("failed", "critical")]
     assert server.posted[0].json()["run"] == str(tmp_path / "out")
-    wait_until(lambda: len(server.posted) == 2)

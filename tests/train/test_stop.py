@@ -21,6 +21,7 @@ RECIPE = """
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,10 +32,13 @@ torch.set_num_threads(1)
 patch = pytest.MonkeyPatch()
 tiny.install(patch)
 original = loop._Trainer._step
+GO_ON = Path(__file__).with_name("go on")
 
 def slow(self, stage, parts):
     original(self, stage, parts)
     time.sleep({pause})
+    while self._place.step == {holds_at} and not self._watch.should_stop() and not GO_ON.exists():
+        time.sleep(0.02)
     os.write(1, b"step %d\\n" % self._place.step)
 
 patch.setattr(loop._Trainer, "_step", slow)
@@ -48,11 +52,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_dataset(str(tmp_path_factory.mktemp("dataset"))).store.url
 
 
-def command_of(dataset: str, folder: Path, pause: float, num_stages: int = 2) -> list[str]:
-    """A training whose steps take so long at least; its recipe lies in a folder with a space."""
+def command_of(
+    dataset: str, folder: Path, pause: float, num_stages: int = 2, holds_at: int = 0
+) -> list[str]:
+    """A training whose steps take so long at least; its recipe lies in a folder with a space.
+
+    The step ``holds_at`` ends when the training is asked to stop, or a file ``go on`` lies beside
+    the recipe. So a test that is held up itself still meets the training at work.
+    """
     (folder / "my recipes").mkdir(exist_ok=True)
     recipe = folder / "my recipes" / "tiny.py"
-    recipe.write_text(RECIPE.format(pause=pause, num_stages=num_stages))
+    recipe.write_text(RECIPE.format(pause=pause, num_stages=num_stages, holds_at=holds_at))
     return [
         *(sys.executable, "-m", "serengeti_etl", "train", dataset),
         *("--run", str(folder / "run"), "--recipe", str(recipe), "--device", "cpu"),
@@ -89,7 +99,7 @@ def test_a_signal_saves_the_step_in_hand(
     dataset: str, undisturbed: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Exit 3 with a checkpoint of that step; the command it names ends as an undisturbed run."""
-    command = command_of(dataset, tmp_path, pause=0.3)
+    command = command_of(dataset, tmp_path, pause=0, holds_at=3)
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -115,7 +125,7 @@ def test_a_signal_to_torchrun_saves_the_step_that_all_ranks_have_done(
     torchrun = [*(sys.executable, "-m", "torch.distributed.run"), "--standalone"]
     command = [*torchrun, "--nproc-per-node", "2", "-m", "serengeti_etl", "--"]
     # Two ranks cannot share the batch of three of the second stage.
-    command += command_of(dataset, tmp_path, pause=0.3, num_stages=1)[3:]
+    command += command_of(dataset, tmp_path, pause=0, num_stages=1, holds_at=3)[3:]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

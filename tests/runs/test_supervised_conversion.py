@@ -35,6 +35,13 @@ season.make_shard = slow
 """
 """Of shards that are made in the driver: there is time to kill it."""
 
+STAYS = """
+def stays(*_):
+    time.sleep(1000)
+season.compact_index = stays
+"""
+"""With all shards made it waits for its death: whoever is to be killed is there, however late."""
+
 
 def convert(pipeline: Path, output: Path, cluster: str) -> list[str]:
     """The command line of a conversion."""
@@ -71,8 +78,8 @@ def test_kills_do_not_show(
     expected, output = undisturbed(season, tmp_path / "calm"), tmp_path / "rough"
     num_shards = sum(name.endswith(".tar") for name in expected)
     pipeline = write_pipeline(tmp_path, season)
-    with pipeline.open("a") as file:
-        file.write(SLOW)
+    ends = pipeline.read_text() + SLOW
+    pipeline.write_text(ends + STAYS)
     draw = random.Random(f"{SEED} {cluster}")  # noqa: S311 - repeatable moments, no secret
     moments = sorted(draw.sample(range(1, num_shards - 4), 2))
     options = ("--alert", server.url("webhook"), "--alert-quiet", "0")
@@ -85,12 +92,15 @@ def test_kills_do_not_show(
     ) as process:
         for number, moment in enumerate(moments, 1):
             wait_until(lambda: len(list(output.glob("index/*-*.parquet"))) >= moment)  # noqa: B023
-            own_below(process.pid, "convert").kill()
+            converting = own_below(process.pid, "convert")
+            if number == len(moments):
+                pipeline.write_text(ends)
+            converting.kill()
             server.wait_for(number)
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 2, said
     assert files_below(output) == expected
-    told = [posted.json() for posted in server.posted]
+    told = [posted.json() for posted in server.wait_for(3)]
     assert [one["kind"] for one in told] == ["died", "died", "finished"], said
     assert all("it died of signal 9; restart " in one["text"] for one in told[:2])
     assert "dataset: " in told[2]["tail"]
@@ -100,8 +110,8 @@ def test_sigterm_ends_it_to_be_continued(season: Path, tmp_path: Path) -> None:
     """Asked to stop it ends with 3, the conversion too, and the same command finishes the work."""
     expected, output = undisturbed(season, tmp_path / "calm"), tmp_path / "rough"
     pipeline = write_pipeline(tmp_path, season)
-    with pipeline.open("a") as file:
-        file.write(SLOW)
+    ends = pipeline.read_text()
+    pipeline.write_text(ends + SLOW + STAYS)
     command = inside(convert(pipeline, output, "serial"))
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: any(output.glob("index/*-*.parquet")))
@@ -113,6 +123,7 @@ def test_sigterm_ends_it_to_be_continued(season: Path, tmp_path: Path) -> None:
     assert "serengeti-etl: interrupted; to continue" in said
     assert "drawn: stopped: it was asked to stop" in said
     assert not (output / "dataset.json").exists()
+    pipeline.write_text(ends)
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 2
     assert files_below(output) == expected
 

@@ -100,6 +100,14 @@ def free_port() -> int:
 
 
 @contextmanager
+def bound_port() -> Iterator[int]:
+    """A port of loopback that refuses connections: it is taken, but nothing listens on it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
     """The endpoint url of a real S3 server (SeaweedFS) that keeps its files in ``folder``."""
     with _seaweedfs(folder, os.environ | S3_CREDENTIALS) as endpoint:

@@ -89,7 +89,7 @@ class Board:
             notes.step, notes.progress_at, notes.is_changed = step, now, True
             notes.stage = stage or notes.stage
             notes.num_steps = num_steps or notes.num_steps
-        self._hang.touch()
+        self._touch()
 
     def start_from(self, step: int, *, num_steps: int | None = None) -> None:
         """So many units were done before: they count for what is left, but not for the pace."""
@@ -98,7 +98,7 @@ class Board:
             notes.step, notes.progress_at, notes.is_changed = step, now, True
             notes.num_steps = num_steps or notes.num_steps
             notes.pace, notes.paused_at, notes.paused_seconds = Pace(step, now), None, 0.0
-        self._hang.touch()
+        self._touch()
 
     def pause(self, stage: str = "") -> None:
         """It comes on with something that is no unit, such as a validation; to be called often."""
@@ -109,7 +109,7 @@ class Board:
                 notes.paused_at = now
             notes.progress_at, notes.is_changed = now, True
             notes.stage = stage or notes.stage
-        self._hang.touch()
+        self._touch()
 
     def show(self, values: Mapping[str, Any], samples: Sequence[Sample] | None = None) -> None:
         """The latest figures by name, and what the model makes of photographs."""
@@ -158,6 +158,12 @@ class Board:
         self.notes.closing.set()
         self.notes.wake.set()
         self._thread.join(_CLOSE_SECONDS)
+
+    def _touch(self) -> None:
+        # Nobody would end a watch that began before or after: it would write, when its time is up,
+        # to whatever file has its file's number by then.
+        if self._thread is not None and not self.notes.closing.is_set():
+            self._hang.touch()
 
     def _fall_silent(self) -> None:
         """Write no more: who has taken the place over says there how it is."""

@@ -202,17 +202,18 @@ class Scribe:
 
     def _look_for_hang(self) -> None:
         notes = self._notes
-        dump = self._hang.dump()
-        if dump is not None:
-            self._stack = dump.text.encode()
-            self._hung_at = notes.progress_at
-            notes.add_event("hang", _hang_text(dump, time.time() - self._hung_at), "critical")
-        elif self._hung_at is not None and notes.progress_at > self._hung_at:
+        # First: it may have come on and hang again since the last look.
+        if self._hung_at is not None and notes.progress_at > self._hung_at:
             seconds = notes.progress_at - self._hung_at
             self._hung_at = None
             notes.add_event(
                 "goes_on", f"it goes on, after {seconds:.0f} s without progress", "info"
             )
+        dump = self._hang.dump()
+        if dump is not None:
+            self._stack = dump.text.encode()
+            self._hung_at = notes.progress_at
+            notes.add_event("hang", _hang_text(dump, time.time() - self._hung_at), "critical")
 
     def _tell_that_it_was_away(self) -> None:
         if self._away_since is None:

@@ -42,7 +42,7 @@ class AlertServer:
         """Of an ``--alert``."""
         return f"{kind}+http://{user}127.0.0.1:{self.port}/{path}"
 
-    def wait_for(self, number: int, seconds: float = 30) -> list[Posted]:
+    def wait_for(self, number: int, seconds: float = 60) -> list[Posted]:
         """So many requests, once they are there."""
         with self.came:
             assert self.came.wait_for(lambda: len(self.posted) >= number, seconds), self.posted

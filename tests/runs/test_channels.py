@@ -12,7 +12,6 @@ from serengeti_etl.runs import channels
 from serengeti_etl.runs.alert import Alert, Level, SendError
 from serengeti_etl.runs.channels import open_channel, open_channels, shown_url
 from tests.runs.alert_server import AlertServer
-from tests.servers import free_port
 
 LOST = Alert(
     kind="lost",
@@ -99,14 +98,16 @@ def test_what_is_answered_with_a_status(
     assert len(server.posted) == 1
 
 
-def test_what_does_not_answer(server: AlertServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_answer(
+    server: AlertServer, monkeypatch: pytest.MonkeyPatch, dead_port: int
+) -> None:
     """A server that hangs is left after the timeout; a port without one is refused."""
     monkeypatch.setattr(channels, "_TIMEOUT_SECONDS", 0.2)
     server.hang = threading.Event()
     with pytest.raises(SendError, match="no answer in 0 s"):
         open_channel(server.url("webhook")).send(LOST)
     with pytest.raises(SendError, match="Connection refused"):
-        open_channel(f"webhook+http://127.0.0.1:{free_port()}/s3cret").send(LOST)
+        open_channel(f"webhook+http://127.0.0.1:{dead_port}/s3cret").send(LOST)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,8 @@ def test_apprise_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_apprise_sends(server: AlertServer) -> None:
     """A service of apprise's gets title, text and tail; one that fails is a SendError."""
-    channel = open_channel(f"json://127.0.0.1:{server.port}/x")
+    # Its timeouts of four seconds are short for a machine that is busy.
+    channel = open_channel(f"json://127.0.0.1:{server.port}/x?cto=60&rto=60")
     channel.send(LOST)
     value = server.posted[0].json()
     assert (value["title"], value["type"]) == ("Läufe: lost", "failure")

@@ -102,7 +102,7 @@ def test_a_run_that_is_stopped_meanwhile_goes_on_from_what_came(
     """It says what did not come; the same call ends with the same weights."""
     monkeypatch.setattr(Checkpoints.finish, "__defaults__", (0.1,))
     # The process lives on, and its lease cannot be deleted while the store is away.
-    monkeypatch.setattr(lease, "LIFE_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "LIFE_SECONDS", 0.5)
     run = Store(url=f"{make_bucket('stopped')}/run")
     with fault_proxy(s3_endpoint) as proxy:
         options = KEYS | {"endpoint_url": proxy.url}
@@ -123,7 +123,7 @@ def test_a_run_that_is_stopped_meanwhile_goes_on_from_what_came(
         proxy.choose = lambda _: None
         there = states_of(run)
         assert there[-1] < "step-000000009.pt"
-        time.sleep(0.2)
+        time.sleep(lease.LIFE_SECONDS)  # then it is over, too
         assert states_of(run) == there, "something came of a run that had ended"
         train(dataset, run.url, tiny.RECIPE, settings=settings)
     check_equal(ModelFile.read(run), undisturbed)

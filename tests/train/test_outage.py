@@ -12,6 +12,7 @@ from serengeti_etl.runs.board import Board, BoardSettings
 from serengeti_etl.runs.look import look_at
 from serengeti_etl.runs.status import State
 from serengeti_etl.storage import Store
+from serengeti_etl.train import outbox as outbox_module
 from serengeti_etl.train.checkpoint import ModelFile
 from serengeti_etl.train.loop import train
 from serengeti_etl.train.settings import Event, TrainSettings
@@ -23,6 +24,9 @@ from tests.servers import S3_CREDENTIALS
 from tests.train import tiny
 
 SECONDS_AWAY = 60.0
+PROMPT_SECONDS = outbox_module.PROMPT_SECONDS
+"""As users have it."""
+
 STEP_SECONDS = 6.0
 """Of a step while it is away: several are made meanwhile, and checkpoints with each second one."""
 
@@ -73,6 +77,7 @@ def test_a_minute_without_the_bucket(
     tmp_path: Path,
 ) -> None:
     """The training goes on, its status catches up, and no weight differs; refused or unheard."""
+    monkeypatch.setattr(outbox_module, "PROMPT_SECONDS", PROMPT_SECONDS)
     tiny.install(monkeypatch)
     dataset = make_dataset(str(tmp_path / "dataset")).store.url
     undisturbed = str(tmp_path / "undisturbed")

@@ -43,6 +43,13 @@ class Away:
 
         return give
 
+    def await_next_try(self) -> None:
+        """Until it is asked by a try that begins after the call."""
+        while self.asked.acquire(blocking=False):
+            pass
+        for _ in range(2):  # the first may have been under way
+            assert self.asked.acquire(timeout=30)
+
 
 def test_what_can_be_delivered_is_delivered_at_once() -> None:
     """It is there when the call returns, and is told once; no thread is left afterwards."""
@@ -68,6 +75,8 @@ def test_what_is_late_comes_in_order_and_only_the_newest_of_its_kind() -> None:
             outbox.send("state", f"state {number}", store.deliver(f"state {number}"))
         assert [str(error) for error in late] == ["away"]
         assert outbox.arrived() == []
+        # A try of what was there before may still be under way.
+        store.await_next_try()
         store.error = None
         outbox.finish(30)
         told = outbox.arrived()
@@ -152,6 +161,7 @@ def test_silence_that_became_an_error_is_told_when_asked(monkeypatch: pytest.Mon
         store.error = None
         outbox.finish(30)
         assert outbox.arrived() == ["state 1"]
+        monkeypatch.setattr(outbox_module, "PROMPT_SECONDS", 1000.0)  # until it has been asked
         store.error = TimeoutError("away again")
         outbox.send("state", "state 2", store.deliver("state 2"))
         assert told == ["away MainThread", "away again MainThread"]

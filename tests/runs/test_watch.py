@@ -15,8 +15,9 @@ from serengeti_etl.run_tables import runs_text
 from serengeti_etl.runs import status, watch
 from serengeti_etl.runs.alerts import Alerts, AlertSettings
 from serengeti_etl.runs.channels import open_channel
-from serengeti_etl.runs.look import Look, look_at
+from serengeti_etl.runs.look import Look, look_at, read_status
 from serengeti_etl.runs.watch import Watch, WatchSettings
+from serengeti_etl.storage import Store
 from tests.dataset_factory import make_dataset
 from tests.runs.alert_server import AlertServer
 from tests.runs.status_factory import STATUS, say
@@ -62,10 +63,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def training(
-    dataset: str, folder: Path, run: str, *, pause: float = 0.1, more: str = ""
+    dataset: str, folder: Path, run: str, *, more: str = ""
 ) -> "Iterator[subprocess.Popen[str]]":
-    """A real training that beats fast, up to its second step and to the end of the block."""
-    command = command_of(dataset, folder, pause=pause)
+    """A real training that beats fast, up to its second step and to the end of the block.
+
+    Its third step ends with ``let_go``.
+    """
+    command = command_of(dataset, folder, pause=0, holds_at=3)
     with (folder / "my recipes" / "tiny.py").open("a") as recipe:
         recipe.write(FAST + more)
     command[command.index("--run") + 1] = run
@@ -82,12 +86,21 @@ def training(
             process.kill()
 
 
-def step_until(watching: Watch, is_so: Callable[[], bool], seconds: float) -> None:
+def let_go(folder: Path) -> None:
+    """The training of that folder goes on from its third step."""
+    (folder / "my recipes" / "go on").touch()
+
+
+def step_until(watching: Watch, is_so: Callable[[], bool], seconds: float = 60) -> float:
+    """The longest time between two steps: for that long nobody watched."""
     end = time.monotonic() + seconds
+    longest, at = 0.0, time.monotonic()
     while not is_so():
         assert time.monotonic() < end, [(run.title, run.sight, run.fault) for run in watching.runs]
         watching.step()
         time.sleep(0.05)
+        longest, at = max(longest, time.monotonic() - at), time.monotonic()
+    return longest
 
 
 def read_to_death(process: "subprocess.Popen[str]") -> None:
@@ -129,24 +142,23 @@ def test_each_death_is_told_in_time(  # noqa: PLR0913, PLR0917 - fixtures
     number, more, kind, promised = DEATHS[death]
     channel = open_channel(server.url("webhook"))
     settings = WatchSettings(every_seconds=EVERY, find_seconds=1.0)
-    # One that is to be hit must not be done before.
-    pause = 0.1 if number is None else 0.5
     with (
-        training(dataset, tmp_path, run, pause=pause, more=more) as process,
+        training(dataset, tmp_path, run, more=more) as process,
         Alerts([channel], AlertSettings(quiet_seconds=0)) as alerts,
     ):
         watching = Watch([run], settings, alerts.send)
-        step_until(watching, lambda: state_of(watching) != "", 30)
+        step_until(watching, lambda: state_of(watching) != "")
+        died = time.time()
         if number is not None:
             process.send_signal(number)
         else:
+            let_go(tmp_path)
             read_to_death(process)
-        died = time.time()
-        step_until(watching, lambda: state_of(watching) == kind.upper(), 60)
+        held_up = step_until(watching, lambda: state_of(watching) == kind.upper())
         posted = server.wait_for_kind(kind)
         seconds = posted.at - died
         if number in (signal.SIGKILL, signal.SIGSTOP):
-            assert seconds <= promised + 2 * EVERY + SLACK
+            assert seconds <= promised + 2 * EVERY + SLACK + held_up
         for _ in range(5):
             watching.step()
     kinds = [one.json()["kind"] for one in server.posted]
@@ -163,19 +175,21 @@ def test_a_run_that_goes_on_has_recovered(tmp_path: Path, monkeypatch: pytest.Mo
     told: list[str] = []
     settings = WatchSettings(every_seconds=0.1, find_seconds=0.1)
     watching = Watch([str(tmp_path)], settings, lambda alert: told.append(alert.kind))
-    step_until(watching, lambda: state_of(watching) == "RUNNING", 10)
-    step_until(watching, lambda: state_of(watching) == "LOST", 10)
+    step_until(watching, lambda: state_of(watching) == "RUNNING")
+    step_until(watching, lambda: state_of(watching) == "LOST")
     say(
         tmp_path,
         replace(running, heartbeat_at=now + 9, progress_at=now + 9, values={"best_score": 0.2}),
     )
-    step_until(watching, lambda: "best" in told, 10)
+    step_until(watching, lambda: "best" in told)
     assert told == ["lost", "recovered", "best"]
 
 
 def test_a_place_that_is_away_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watcher says once that it cannot see, and once that it can again; no run is lost."""
-    say(tmp_path / "a", replace(STATUS, heartbeat_at=time.time(), progress_at=time.time()))
+    now = time.time()
+    running = replace(STATUS, heartbeat_at=now, progress_at=now, heartbeat_seconds=1000.0)
+    say(tmp_path / "a", running)
     say(tmp_path / "b", replace(STATUS, said="done"))
     is_away = False
 
@@ -187,15 +201,15 @@ def test_a_place_that_is_away_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mo
     settings = WatchSettings(every_seconds=0.05, find_seconds=100, blind_seconds=1.5)
     url = str(tmp_path)
     watching = Watch([url], settings, lambda alert: told.append((alert.kind, alert.run)))
-    step_until(watching, lambda: len(watching.runs) == 2, 10)
+    step_until(watching, lambda: len(watching.runs) == 2)
     is_away = True
-    step_until(watching, lambda: bool(told), 10)
+    step_until(watching, lambda: bool(told))
     assert [run.sight.state for run in watching.runs] == [None, None]
     assert "no route" in runs_text(watching.runs)
     for _ in range(20):
         watching.step()
     is_away = False
-    step_until(watching, lambda: len(told) == 2, 10)
+    step_until(watching, lambda: len(told) == 2)
     assert told == [("unseen", url), ("seen-again", url)]
 
 
@@ -205,10 +219,10 @@ def test_new_runs_are_found(tmp_path: Path) -> None:
     say(tmp_path / "runs" / "old", replace(STATUS, said="done"))
     settings = WatchSettings(find_seconds=0.05)
     watching = Watch([str(tmp_path / "runs")], settings, lambda alert: told.append(alert.kind))
-    step_until(watching, lambda: len(watching.runs) == 1, 10)
+    step_until(watching, lambda: len(watching.runs) == 1)
     say(tmp_path / "runs" / "one", replace(STATUS, said="done"))
-    step_until(watching, lambda: len(watching.runs) == 2, 10)
-    step_until(watching, lambda: bool(told), 10)
+    step_until(watching, lambda: len(watching.runs) == 2)
+    step_until(watching, lambda: bool(told))
     assert told == ["done"]
 
 
@@ -219,8 +233,8 @@ def test_a_run_below_two_places_is_watched_once(tmp_path: Path) -> None:
     say(run, replace(STATUS, said="failed"))
     urls = [str(tmp_path / "all"), str(tmp_path / "all" / "dataset"), f"{run}/"]
     watching = Watch(urls, WatchSettings(every_seconds=0.05), lambda alert: told.append(alert.kind))
-    step_until(watching, lambda: watching.is_settled and bool(told), 10)
-    step_until(watching, lambda: len(watching.runs) > 0, 10)
+    step_until(watching, lambda: watching.is_settled and bool(told))
+    step_until(watching, lambda: len(watching.runs) > 0)
     assert [found.store.url.rstrip("/") for found in watching.runs] == [str(run)]
     assert told == ["failed"]
 
@@ -233,12 +247,14 @@ def look_once(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_once_prints_a_table(tmp_path: Path, server: AlertServer) -> None:
     """Exit 0 when all is well, 3 with an alert when a run is in trouble, or there is none."""
     now = time.time()
-    fresh = replace(STATUS, heartbeat_at=now, progress_at=now, eta_seconds=7200.0)
+    # However long it takes until it is looked at, it is not lost.
+    fresh = replace(STATUS, heartbeat_at=now, progress_at=now, heartbeat_seconds=1000.0)
+    fresh = replace(fresh, eta_seconds=7200.0)
     say(tmp_path / "well", replace(fresh, values={"loss": 0.5, "score": 0.25}, hourly_rate=36.0))
     say(tmp_path / "evil", replace(fresh, name="[red]\x1b[31m<b>", said="done"))
     alert = ("--alert", server.url("webhook"))
     watching = Watch([str(tmp_path)])
-    step_until(watching, lambda: watching.is_settled, 20)
+    step_until(watching, lambda: watching.is_settled)
     assert "\x1b" not in runs_text(watching.runs)
     well = look_once(str(tmp_path), *alert)
     assert well.returncode == 0, well.stderr
@@ -251,7 +267,7 @@ def test_once_prints_a_table(tmp_path: Path, server: AlertServer) -> None:
     dead = look_once(str(tmp_path), *alert)
     assert dead.returncode == 3
     assert "LOST" in dead.stdout
-    assert [one.json()["title"] for one in server.posted] == ["dead one: LOST"]
+    assert [one.json()["title"] for one in server.wait_for(1)] == ["dead one: LOST"]
     none = look_once(str(tmp_path / "none"))
     assert (none.returncode, none.stdout) == (3, "no run has said anything there yet\n")
 
@@ -280,14 +296,19 @@ def test_the_dead_man_alone(dataset: str, tmp_path: Path, server: AlertServer) -
     command = [sys.executable, "-m", "serengeti_etl", "watch", "--no-serve", "--every", "1"]
     command += ["--alert", server.url("webhook"), run]
     with (
-        training(dataset, tmp_path, run, pause=0.3) as process,
+        training(dataset, tmp_path, run) as process,
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as watcher,
     ):
-        time.sleep(3)
-        process.kill()
+        # It is held at a step for longer than a stall takes: so it is seen before it dies.
+        server.wait_for_kind("stalled")
         died = time.time()
-        posted = server.wait_for_kind("lost", seconds=90)
+        process.kill()
+        process.wait()
+        last = read_status(Store(url=run))
+        posted = server.wait_for_kind("lost", seconds=120)
         watcher.terminate()
         said = watcher.communicate(timeout=30)[1]
-    assert status.LEAST_LOST_SECONDS - 1 <= posted.at - died <= status.LEAST_LOST_SECONDS + 12
+    assert posted.at - died <= status.LEAST_LOST_SECONDS + 12
+    assert last is not None
+    assert posted.at - last.heartbeat_at >= status.LEAST_LOST_SECONDS
     assert "Traceback" not in said

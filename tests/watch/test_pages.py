@@ -42,6 +42,7 @@ def fill(folder: Path) -> None:
         STATUS,
         started_at=now - 7000,
         heartbeat_at=now,
+        heartbeat_seconds=100.0,  # it is not lost, however long a page takes
         progress_at=now,
         values=values,
         eta_seconds=5400.0,
@@ -71,7 +72,7 @@ def served(folder: Path) -> Iterator[str]:
     """The address of the pages over the runs below ``folder``."""
     watching = Watch([str(folder)], WatchSettings(every_seconds=0.2, find_seconds=0.2))
     with WebServer(routes(watching)) as server:
-        step_until(watching, lambda: watching.is_settled, 20)
+        step_until(watching, lambda: watching.is_settled)
         yield server.url
 
 
@@ -121,11 +122,11 @@ def test_it_looks_for_news_by_itself(browser: Browser, tmp_path: Path) -> None:
     put(tmp_path / "one", STATUS)
     watching = Watch([str(tmp_path)], WatchSettings(every_seconds=0.1))
     with WebServer(routes(watching)) as server:
-        step_until(watching, lambda: watching.is_settled, 20)
+        step_until(watching, lambda: watching.is_settled)
         with browser.show(server.url) as shown:
             assert shown.page.inner_text(".badge") == "LOST"
             put(tmp_path / "one", replace(STATUS, said="done"))
-            step_until(watching, lambda: watching.runs[0].sight.state == "DONE", 20)
+            step_until(watching, lambda: watching.runs[0].sight.state == "DONE")
             shown.page.locator(".badge", has_text="DONE").wait_for()
             assert shown.errors == []
             server.stop()

@@ -3,7 +3,8 @@
 Usage: torchrun ... rank_trainer.py DATASET RUN NOTES ACCUMULATE PAUSE [STOP]
 
 ``NOTES`` is a folder; each rank adds lines to a file of its own there. ``PAUSE`` is the time in
-seconds between steps. ``STOP`` is a step after which the run is asked to stop, on its last rank
+seconds between steps; with one the run does not end, but waits before its last step to be killed.
+``STOP`` is a step after which the run is asked to stop, on its last rank
 alone.
 """
 
@@ -39,6 +40,8 @@ RECIPE = Recipe(
 )
 """6 + 6 + 12 steps on 77 images, whose batches 1, 2, 3 and 6 parts can share."""
 
+NUM_STEPS = 24
+
 STOPPED = 3
 
 
@@ -58,7 +61,7 @@ def install(notes: Path, pause: float) -> None:
         original(self, stage, watched())
         with (notes / f"rank-{self._ranks.rank}").open("a") as file:
             file.write(json.dumps([self._place.step, seen]) + "\n")
-        time.sleep(pause)
+        time.sleep(1000 if pause and self._place.step == NUM_STEPS - 1 else pause)
 
     def validated(model: Classifier, batches: Iterable[Batch]) -> Part:
         statistics = {name: value.tolist() for name, value in model.network.named_buffers()}

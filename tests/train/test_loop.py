@@ -172,6 +172,9 @@ torch.set_num_threads({torch.get_num_threads()})
 def tell(event):
     print(event.kind, event.step, flush=True)
     time.sleep(0.02)
+    while (event.kind, event.step) == ("step", 19):  # between two checkpoints, until it is killed
+        print("waits", flush=True)
+        time.sleep(0.02)
 train({dataset!r}, {str(tmp_path)!r}, tiny.RECIPE, settings=SETTINGS, on_event=tell)
 """
     rng = random.Random(5)  # noqa: S311 - no secret

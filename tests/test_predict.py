@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,8 +271,14 @@ def test_from_bucket_to_bucket_is_the_same(
 
 def test_a_killed_prediction_leaves_no_half_table(run: str, season: Path, tmp_path: Path) -> None:
     """After SIGKILL there is nothing under the final names."""
+    source = tmp_path / "images"
+    shutil.copytree(season / "images", source)
+    names = sorted(str(path.relative_to(source)) for path in source.rglob("*.JPG"))
+    os.mkfifo(source / "never.jpg")  # so that it is not done before it is killed
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in [*names, "never.jpg"]))
     command = [sys.executable, "-m", "serengeti_etl", "predict", run, "--device", "cpu"]
-    command += ["--photographs", str(season / "images"), "--output", f"{tmp_path}/images.csv"]
+    command += ["--photographs", f"{tmp_path}/list.txt", "--source", str(source)]
+    command += ["--output", f"{tmp_path}/images.csv"]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         wait_for(

@@ -22,7 +22,7 @@ from serengeti_etl.lease import hold
 from serengeti_etl.runs.status import State, Status
 from serengeti_etl.storage import Store
 from tests.browser import SIZES, Browser
-from tests.chaos.drivers import Driver, small_shards, write_pipeline
+from tests.chaos.drivers import Driver, Hold, small_shards, write_pipeline
 from tests.conftest import files_below
 
 
@@ -125,12 +125,16 @@ def test_a_killed_conversion_is_lost(season: Path, tmp_path: Path) -> None:
     """SIGKILL leaves a status that says LOST soon; the next one goes on and ends it."""
     output = tmp_path / "out"
     file = write_pipeline(tmp_path, season)
+    hold = Hold(file)
+    hold.allow(1)
     driver = Driver(file, output, "serial")
+    driver.wait_for_commits(1, lambda: None)
     while not (output / "run" / "status.json").exists():
         assert driver.process.poll() is None
         time.sleep(0.01)
     driver.process.kill()
     driver.process.wait()
+    hold.allow()
     status = status_of(Store(url=str(output)))
     assert status.said == "running"
     assert status.state(status.heartbeat_at + 31) is State.LOST

@@ -243,7 +243,7 @@ def test_a_conversion_killed_anywhere_is_finished_by_the_same_command(
     """SIGKILL at random moments, three times, then once to the end: equal bytes."""
     output = tmp_path / "killed"
     draw = random.Random(seed)  # noqa: S311 - a repeatable moment, not a secret
-    codes, longest_seconds = [], 0.8 * undisturbed_seconds
+    codes, longest_seconds = list[int](), 0.8 * undisturbed_seconds
     while len(codes) < 3:
         process = start_conversion(season, output)
         time.sleep(draw.uniform(0.0, longest_seconds))

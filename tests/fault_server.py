@@ -48,6 +48,8 @@ class Reset:
     """The connection is reset: before the answer, or in the body after so many bytes."""
 
     after: int | None = None
+    seconds: float = 0.05
+    """Between the two, for the client to read those bytes: what it has not read is lost."""
 
 
 @dataclass(frozen=True)
@@ -431,9 +433,9 @@ class _Handler(BaseHTTPRequestHandler):
             case EarlyClose(after=after):
                 self.wfile.write(body[:after])
                 self.close_connection = True
-            case Reset(after=int(after)):
+            case Reset(after=int(after), seconds=seconds):
                 self.wfile.write(body[:after])
-                time.sleep(0.05)  # a reset throws away what the client has not read yet
+                time.sleep(seconds)
                 self._reset()
             case _:
                 self.wfile.write(body)

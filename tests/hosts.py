@@ -118,7 +118,7 @@ def kept_running(command: list[str], log: Path, **environment: str) -> Iterator[
             process.wait()
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     """Return when ``condition`` holds.
 
     Raises:

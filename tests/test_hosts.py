@@ -4,7 +4,6 @@ import dataclasses
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from serengeti_etl.convert.season import convert_season
 from serengeti_etl.convert.versions import conversion_versions
 from tests.conftest import files_below
 from tests.hosts import ROOT, Host, HostsUnavailable, hosts, kept_running, wait_for
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
@@ -30,6 +30,22 @@ SHORT = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s",
 }
+
+HELD = """
+import time
+from pathlib import Path
+from serengeti_etl.convert import shard
+# Dask runs this file twice.
+honest_make, num_begun = vars(shard).setdefault("honest_make", shard.make_shard), 0
+def make_when_allowed(task):
+    global num_begun
+    while num_begun and Path({hold!r}).exists():
+        time.sleep(0.02)
+    num_begun += 1
+    return honest_make(task)
+shard.make_shard = make_when_allowed
+"""
+"""In a worker: it makes one shard, and the next one when a file is gone."""
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +79,18 @@ class Cluster:
         self.folder = folder
         self.stack = stack
         self.address = f"tcp://{network['s'].address}:8786"
+        self.hold = folder / "hold"
+        self.held = folder / "held.py"
+        self.held.write_text(HELD.format(hold=str(self.hold)))
         arguments = ("--host", network["s"].address, "--port", "8786", "--no-dashboard")
         self._keep("s", "distributed.cli.dask_scheduler", *arguments)
 
     def add_worker(self, role: str) -> None:
-        """Start a worker of one process and one thread on a host."""
+        """Start a worker of one process and one thread on a host; see ``HELD``."""
         host = self.network[role].address
         arguments = ("--host", host, "--nthreads", "1", "--memory-limit", "1GiB", "--no-dashboard")
-        scratch = ("--local-directory", str(self.folder / role))
-        self._keep(role, "distributed.cli.dask_worker", self.address, *arguments, *scratch)
+        own = ("--local-directory", str(self.folder / role), "--preload", str(self.held))
+        self._keep(role, "distributed.cli.dask_worker", self.address, *arguments, *own)
 
     def _keep(self, role: str, *module_and_arguments: str) -> None:
         command = self.network[role].command("-m", *module_and_arguments)
@@ -114,7 +133,7 @@ def cluster(network: dict[str, Host], tmp_path: Path) -> Iterator[Cluster]:
 def finish(driver: "subprocess.Popen[str]") -> None:
     """Wait for the driver, which ends with its rejects within the budget."""
     try:
-        _, said = driver.communicate(timeout=150)
+        _, said = driver.communicate(timeout=250)
     finally:
         driver.kill()
     assert driver.returncode == 2, said
@@ -144,9 +163,11 @@ def test_a_worker_that_is_cut_off_is_replaced_by_the_other(
     for role in ("w", "x"):
         cluster.add_worker(role)
         wait_for(lambda role=role: cluster.says(role, "Registered to"), f"worker {role}")  # type: ignore[misc]
+    cluster.hold.touch()  # so that it has one in its hand
     driver = cluster.convert(season, output)
     wait_for(lambda: commits(output) >= 1, "the first shard")
     cluster.network["w"].cut()
+    cluster.hold.unlink()
     finish(driver)
     assert cluster.says("s", "Remove worker")
     cluster.network["w"].mend()
@@ -160,12 +181,13 @@ def test_the_only_worker_is_cut_off_and_comes_back(
     output = fresh("back")
     cluster.add_worker("w")
     wait_for(lambda: cluster.says("w", "Registered to"), "the worker")
+    cluster.hold.touch()  # or all would be made before it is cut off
     driver = cluster.convert(season, output)
     wait_for(lambda: commits(output) >= 1, "the first shard")
     cluster.network["w"].cut()
-    assert driver.poll() is None
     wait_for(lambda: cluster.says("s", "Remove worker"), "the scheduler gives it up")
     assert driver.poll() is None
+    cluster.hold.unlink()
     cluster.network["w"].mend()
     finish(driver)
     assert files_below(output) == expected
@@ -183,9 +205,7 @@ def ssh_options(tmp_path: Path) -> Iterator[dict[str, Any]]:
         (tmp_path / name).chmod(0o600)
     key = asyncssh.read_private_key(str(tmp_path / "user"))
     key.write_public_key(str(tmp_path / "authorized"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\n"
         f"AuthorizedKeysFile {tmp_path}/authorized\nPidFile none\nUsePAM no\nStrictModes no\n"

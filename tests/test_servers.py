@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+import threading
 import time
 import unicodedata
 import urllib.request
@@ -226,16 +227,22 @@ def _far_store(latency_seconds: float, num_objects: int) -> Iterator[S3Store]:
             yield _s3_store(f"http://127.0.0.1:{near_port}", BUCKET)
 
 
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.monotonic()
-    action()
-    return time.monotonic() - start
+def _seconds(action: Callable[[], object], enough: float) -> float:
+    """What it takes when the machine does nothing else: of some tries the first to be so fast."""
+    seconds = []
+    for _ in range(5):
+        start = time.monotonic()
+        action()
+        seconds.append(time.monotonic() - start)
+        if seconds[-1] < enough:
+            break
+    return min(seconds)
 
 
 def test_the_relay_takes_a_round_trip() -> None:
     """A request through the relay takes about its latency, and no more for a body."""
     with _far_store(1.0, num_objects=1) as store:
-        seconds = _seconds(lambda: store.get("0.jpg").bytes())
+        seconds = _seconds(lambda: store.get("0.jpg").bytes(), enough=2.0)
     assert 1.0 <= seconds < 2.0  # another round trip, for the body, would make it two
 
 
@@ -249,7 +256,7 @@ def test_the_relay_delays_requests_side_by_side() -> None:
         await asyncio.gather(*(get(f"{index}.jpg") for index in range(32)))
 
     with _far_store(0.3, num_objects=32) as store:
-        seconds = _seconds(lambda: asyncio.run(get_all(store)))
+        seconds = _seconds(lambda: asyncio.run(get_all(store)), enough=0.9)
     assert 0.3 <= seconds < 0.9
 
 
@@ -276,8 +283,8 @@ def faulty() -> Iterator[FaultServer]:
         yield server
 
 
-def _get(server: FaultServer, key: str = "x") -> bytes:
-    return bytes(_s3_store(server.url, BUCKET, timeout="1s").get(key).bytes())
+def _get(server: FaultServer, key: str = "x", timeout: str = "30s") -> bytes:
+    return bytes(_s3_store(server.url, BUCKET, timeout).get(key).bytes())
 
 
 @pytest.mark.parametrize(
@@ -289,7 +296,7 @@ def _get(server: FaultServer, key: str = "x") -> bytes:
         (EXPIRED_TOKEN, GenericError, "400 Bad Request.*<Code>ExpiredToken"),
         (NO_SUCH_KEY, FileNotFoundError, "404 Not Found.*<Code>NoSuchKey"),
         (Reset(), GenericError, "error sending request(?s:.*)kind: ConnectionReset"),
-        (Reset(after=100), GenericError, "response body error(?s:.*)kind: ConnectionReset"),
+        (Reset(100, seconds=1.0), GenericError, "response body error(?s:.*)kind: ConnectionReset"),
         (Stall(after=100), GenericError, "response body error(?s:.*)kind: Timeout"),
         (EarlyClose(after=100), GenericError, "response body error(?s:.*)IncompleteBody"),
         (EarlyClose(100, has_length=False), GenericError, "Content-Length Header missing"),
@@ -302,7 +309,7 @@ def test_a_fault_reaches_the_client(
     """Obstore raises the error that belongs to a fault, and reads the object once it is over."""
     faulty.fail("x", fault, times=1)
     with pytest.raises(error, match=message):
-        _get(faulty)
+        _get(faulty, timeout="1s" if isinstance(fault, Stall) else "30s")
     assert _get(faulty) == DATA
     assert faulty.num_requests("x") == 2
 
@@ -336,7 +343,7 @@ def test_the_wrong_etag_is_not_that_of_the_content(faulty: FaultServer) -> None:
 def test_faults_take_their_turns(faulty: FaultServer) -> None:
     """Faults come in the order asked for, each so many times, and retries are counted."""
     faulty.fail("x", SLOW_DOWN, times=2)
-    faulty.fail("x", Reset(after=100), times=1)
+    faulty.fail("x", Reset(after=100, seconds=1.0), times=1)
     store = _s3_store(faulty.url, BUCKET, max_retries=3)
     assert bytes(store.get("x").bytes()) == DATA
     assert faulty.num_requests("x") == 4
@@ -373,7 +380,7 @@ def test_a_write_can_fail(faulty: FaultServer) -> None:
 
 
 def test_the_greatest_number_in_flight_is_kept() -> None:
-    """Eight requests that stall together count as eight in flight."""
+    """Eight requests that are answered once all are there count as eight in flight."""
     names = [str(index) for index in range(8)]
 
     async def get_all(store: S3Store) -> None:
@@ -383,8 +390,7 @@ def test_the_greatest_number_in_flight_is_kept() -> None:
         await asyncio.gather(*(get(name) for name in names))
 
     with fault_server(dict.fromkeys(names, DATA)) as server:
-        for name in names:
-            server.fail(name, Stall(after=10, seconds=0.5))
+        server.on_request = threading.Barrier(len(names), timeout=30).wait
         asyncio.run(get_all(_s3_store(server.url, BUCKET)))
         assert server.max_in_flight == 8
 

@@ -16,14 +16,27 @@ from tests.conftest import season_pipeline
 
 ROOT = Path(__file__).parents[2]
 
-LONGEST_SECONDS = 60.0
-"""A driver that takes longer hangs."""
+LONGEST_SECONDS = 200.0
+"""A driver that takes longer hangs; less than pytest's own limit, which tells no stacks of it."""
 
 PIPELINE = """
 import faulthandler, signal
 from tests.chaos.drivers import small_shards
 faulthandler.register(signal.SIGUSR1)
 pipeline = small_shards({season!r})
+"""
+
+HELD = """
+import pathlib, time
+from serengeti_etl.convert import season, shard
+honest_make, num_begun = shard.make_shard, 0
+def make_when_allowed(task):
+    global num_begun
+    while num_begun >= int(pathlib.Path({allowed!r}).read_text()):
+        time.sleep(0.02)
+    num_begun += 1
+    return honest_make(task)
+season.make_shard = make_when_allowed
 """
 
 
@@ -38,6 +51,26 @@ def write_pipeline(folder: Path, season: Path) -> Path:
     file = folder / "drawn.py"
     file.write_text(PIPELINE.format(season=str(season)))
     return file
+
+
+class Hold:
+    """Keeps each serial driver of a pipeline at work: it makes so many shards, and waits.
+
+    Args:
+        pipeline: of ``write_pipeline``; no shard is made before ``allow``.
+    """
+
+    def __init__(self, pipeline: Path) -> None:
+        self._allowed = pipeline.with_name("allowed")
+        self.allow(0)
+        with pipeline.open("a") as lines:
+            lines.write(HELD.format(allowed=str(self._allowed)))
+
+    def allow(self, num_shards: int = 10**9) -> None:
+        """So many shards of each driver in all; by default all."""
+        new = self._allowed.with_name("allowed.new")
+        new.write_text(f"{num_shards}\n")
+        new.replace(self._allowed)
 
 
 class Driver:

@@ -6,7 +6,6 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.chaos.drivers import Driver, small_shards, write_pipeline
 from tests.conftest import files_below
 from tests.fault_server import BUCKET, fault_server
 from tests.seeds import SEED
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
@@ -55,9 +55,9 @@ def test_the_bucket_is_away_for_a_while(season: Path, tmp_path: Path, hosts: Pat
         within = (*WITH_HOSTS, str(hosts))
 
     with ExitStack() as stack:
-        server = stack.enter_context(fault_server(objects))
+        port = free_port()
+        server = stack.enter_context(fault_server(objects, port))
         server.on_request = lambda: time.sleep(0.1)
-        port = urlsplit(server.url).port or 0
         pipeline = write_pipeline(tmp_path, season)
         with pipeline.open("a") as file:
             url = f"http://{_HOST}:{port}"

@@ -9,28 +9,18 @@ import pytest
 
 from serengeti_etl.cluster import SerialRunner
 from serengeti_etl.convert.season import convert_season
-from tests.chaos.drivers import Driver, small_shards, write_pipeline
+from tests.chaos.drivers import Driver, Hold, small_shards, write_pipeline
 from tests.conftest import files_below
 from tests.seeds import SEED
 
 pytestmark = pytest.mark.chaos
 
 
-SLOW = """
-import pathlib, time
+SHORT_LIFE = """
 from serengeti_etl import lease
-from serengeti_etl.convert import shard
 lease.LIFE_SECONDS = 9.0
-honest = shard.make_shard
-def slow(task):
-    time.sleep(0.1)
-    while pathlib.Path({hold!r}).exists():
-        time.sleep(0.05)
-    return honest(task)
-from serengeti_etl.convert import season
-season.make_shard = slow
 """
-"""So that the second driver meets the first at work: it makes no shard while a file is there."""
+"""So that it is soon seen who renews a lease."""
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +33,10 @@ def expected(season: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture
 def pipeline_file(season: Path, tmp_path: Path) -> Path:
-    """The pipeline, whose shards wait as long as there is a file ``hold`` beside it."""
+    """The pipeline, with leases that live for some seconds."""
     file = write_pipeline(tmp_path, season)
     with file.open("a") as lines:
-        lines.write(SLOW.format(hold=str(tmp_path / "hold")))
+        lines.write(SHORT_LIFE)
     return file
 
 
@@ -88,14 +78,15 @@ def test_jumps_of_the_clock_do_not_show(
     variables, set_clock = clock
     draw = random.Random(seed)  # noqa: S311 - repeatable, not a secret
     output = pipeline_file.with_name("out")
+    hold = Hold(pipeline_file)  # or the first could end before the second meets it
     first = Driver(pipeline_file, output, "serial", (), **variables)
     for jump in ("+1d", "-1d"):
-        first.wait_for_commits(first.num_commits() + draw.randint(1, 2), lambda: None)
+        num_shards = first.num_commits() + draw.randint(1, 2)
+        hold.allow(num_shards)
+        first.wait_for_commits(num_shards, lambda: None)
         set_clock(jump)
-        hold = pipeline_file.with_name("hold")
-        hold.touch()
         assert_refused(Driver(pipeline_file, output, "serial", (), **variables), first)
-        hold.unlink()
+    hold.allow()
     assert first.wait() == 2, first.said.read_text()
     assert files_below(output) == expected
 
@@ -104,4 +95,4 @@ def assert_refused(second: Driver, first: Driver) -> None:
     """It ends, soon and while the first is at work, and says who that is."""
     assert second.wait() == 4, second.said.read_text()
     assert f"is being written by process {first.process.pid}" in second.said.read_text()
-    assert first.process.poll() is None, "the first one was too fast to be met"
+    assert first.process.poll() is None, first.said.read_text()

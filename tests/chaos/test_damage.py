@@ -41,7 +41,7 @@ def overwrite(draw: random.Random, path: Path) -> None:
     start = draw.randrange(len(content))
     end = min(len(content), start + draw.choice([1, 16, 512, 4096]))
     old = bytes(content[start:end])
-    content[start:end] = bytes(end - start) if any(old) else draw.randbytes(end - start)
+    content[start:end] = (b"\0" if any(old) else b"\1") * (end - start)
     path.write_bytes(content)
 
 
@@ -72,7 +72,7 @@ def delete(_: random.Random, path: Path) -> None:
 
 def swap(draw: random.Random, path: Path) -> None:
     """The file has the content of another one of its kind, which is lost in turn."""
-    others = [one for one in path.parent.iterdir() if one != path and one.is_file()]
+    others = [one for one in sorted(path.parent.iterdir()) if one != path and one.is_file()]
     other = draw.choice(others)
     content = path.read_bytes()
     path.write_bytes(other.read_bytes())

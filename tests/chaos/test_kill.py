@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from serengeti_etl.convert.season import convert_season
 from tests.chaos.drivers import ROOT, Driver, small_shards, write_pipeline
 from tests.conftest import files_below
 from tests.seeds import SEED
+from tests.servers import free_port
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address = f"tcp://127.0.0.1:{port}"
         on = ("--host", "127.0.0.1", "--no-dashboard")
         worker = ("distributed.cli.dask_worker", self.address, *on, "--nthreads", "1")

@@ -39,11 +39,12 @@ pytestmark = pytest.mark.chaos
 
 logger = logging.getLogger(__name__)
 
-MOST_RUNS = 12
-"""Times that the same call is made before it counts as one that does not end."""
-
 MOST_FAULTS = 60
 """After so many the store is well again, so that a run can end."""
+
+MOST_RUNS = 2 * MOST_FAULTS + 2
+"""Times that the same call is made before it counts as one that does not end: each fault may end a
+run, after which the lease may be found held."""
 
 _REFUSALS = (SLOW_DOWN, INTERNAL_ERROR, Refusal(429, "TooManyRequests"))
 _PART_NUM_BYTES = 5 * 1024 * 1024  # S3 takes no smaller ones

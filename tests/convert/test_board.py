@@ -19,11 +19,21 @@ from serengeti_etl.convert.season import convert_season
 from serengeti_etl.dataset.verify import verify_dataset
 from serengeti_etl.errors import OutputHeld, TooManyFailures
 from serengeti_etl.lease import hold
+from serengeti_etl.runs import board as board_module
 from serengeti_etl.runs.status import State, Status
 from serengeti_etl.storage import Store
 from tests.browser import SIZES, Browser
-from tests.chaos.drivers import Driver, small_shards, write_pipeline
+from tests.chaos.drivers import Driver, Hold, small_shards, write_pipeline
 from tests.conftest import files_below
+
+PATIENT = "from serengeti_etl.runs import board\nboard._CLOSE_SECONDS = 60.0\n"
+"""The last word is waited for, however slow the machine is: of processes that tests start."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same here."""
+    monkeypatch.setattr(board_module, "_CLOSE_SECONDS", 60.0)
 
 
 def status_of(store: Store) -> Status:
@@ -125,12 +135,18 @@ def test_a_killed_conversion_is_lost(season: Path, tmp_path: Path) -> None:
     """SIGKILL leaves a status that says LOST soon; the next one goes on and ends it."""
     output = tmp_path / "out"
     file = write_pipeline(tmp_path, season)
+    with file.open("a") as lines:
+        lines.write(PATIENT)
+    hold = Hold(file)
+    hold.allow(1)
     driver = Driver(file, output, "serial")
+    driver.wait_for_commits(1, lambda: None)
     while not (output / "run" / "status.json").exists():
         assert driver.process.poll() is None
         time.sleep(0.01)
     driver.process.kill()
     driver.process.wait()
+    hold.allow()
     status = status_of(Store(url=str(output)))
     assert status.said == "running"
     assert status.state(status.heartbeat_at + 31) is State.LOST
@@ -152,7 +168,7 @@ def test_its_page_is_shown(
 ) -> None:
     """Without error or request, with images, speed, rejects and what it cost."""
     script = (
-        "import sys\n"
+        f"import sys\n{PATIENT}"
         "from tests.conftest import season_pipeline\n"
         "from tests.convert.test_board import convert\n"
         "convert(season_pipeline(sys.argv[1]), sys.argv[2])\n"

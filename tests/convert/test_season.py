@@ -243,14 +243,18 @@ def test_a_conversion_killed_anywhere_is_finished_by_the_same_command(
     """SIGKILL at random moments, three times, then once to the end: equal bytes."""
     output = tmp_path / "killed"
     draw = random.Random(seed)  # noqa: S311 - a repeatable moment, not a secret
-    codes = []
-    for _ in range(3):
+    codes, longest_seconds = list[int](), 0.8 * undisturbed_seconds
+    while len(codes) < 3:
         process = start_conversion(season, output)
-        time.sleep(draw.uniform(0.0, 0.8) * undisturbed_seconds)
+        time.sleep(draw.uniform(0.0, longest_seconds))
         process.kill()
         codes.append(process.wait())
-    # One that had finished before its moment is no failure, three would be no test.
-    assert -signal.SIGKILL in codes
+        assert codes[-1] in (-signal.SIGKILL, 0)
+        # One that had finished before its moment is no failure; to begin with it is no test, and
+        # comes of a machine that was slow while the time was taken.
+        if -signal.SIGKILL not in codes:
+            shutil.rmtree(output)
+            codes, longest_seconds = [], longest_seconds / 2
     process = start_conversion(season, output)
     process.communicate()
     assert process.returncode == 0

@@ -15,7 +15,9 @@ import pytest
 
 from serengeti_etl.errors import ConfigError, ShardError
 from serengeti_etl.load import shard_fetch
+from serengeti_etl.load.cache_folder import CacheFolder, Claim
 from serengeti_etl.load.cached_shards import cached_name
+from serengeti_etl.load.held_shards import Identity
 from serengeti_etl.load.shard_source import CacheSettings, Shard
 from serengeti_etl.load.shards import open_source
 from serengeti_etl.storage import Store
@@ -351,6 +353,25 @@ def test_a_deleted_file_comes_back(bucket: Store, tmp_path: Path) -> None:
         assert read(source, 0) == (content(0), True)
         place(tmp_path, shards[0]).unlink()
     assert source.stats().num_fetches >= 3
+    source.close()
+
+
+def test_a_file_that_is_deleted_each_time_before_it_is_read_is_passed_by(
+    bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where other runs need the folder for themselves, a shard goes through memory in the end."""
+    shards = write_shards(bucket, 1)
+    placed = CacheFolder.place
+
+    def lose(folder: CacheFolder, claim: Claim) -> Identity:
+        identity = placed(folder, claim)
+        place(tmp_path, shards[0]).unlink()
+        return identity
+
+    monkeypatch.setattr(CacheFolder, "place", lose)
+    source = source_of(shards, tmp_path)
+    assert read(source, 0) == (content(0), True)
+    assert source.stats().num_bypassed == 1
     source.close()
 
 

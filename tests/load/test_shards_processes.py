@@ -94,7 +94,7 @@ def go(*processes: subprocess.Popen[str]) -> None:
 
 def figures(process: subprocess.Popen[str]) -> list[int]:
     """Its fetches, hits and shards past the cache, once it has ended well."""
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     found: list[int] = json.loads(said)
     return found
@@ -163,7 +163,7 @@ def test_what_another_process_fetched_just_now_is_not_checked_again(
 ) -> None:
     """Who waited for the fetch takes its file for checked; it is hashed once, by the fetcher."""
     may_answer = threading.Event()
-    server.on_request = lambda: may_answer.wait(30)
+    server.on_request = lambda: may_answer.wait(120)
     holder = start(server.url, tmp_path, 100, 1, 1)
     go(holder)
     wait_for(lambda: len(server.requests) == 4, "the holder's requests")

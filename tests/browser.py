@@ -12,6 +12,9 @@ import pytest
 PHONE, DESK = (390, 844), (1280, 800)
 SIZES = (PHONE, DESK)
 
+_MILLISECONDS = 120_000
+"""After which something that does not happen is an error, however busy the machine is."""
+
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -57,6 +60,11 @@ class Shown:
         )
         assert wide <= 0, f"the page is {wide} px wider than its window"
 
+    def follow(self, link: Any) -> None:
+        """Click on a playwright locator that leads to another page, and wait for all of that."""
+        with self.page.expect_navigation():
+            link.click()
+
     def text(self) -> str:
         """What a person reads on it."""
         return str(self.page.inner_text("body"))
@@ -84,6 +92,7 @@ class Browser:
         scheme = "dark" if is_dark else "light"
         viewport = {"width": size[0], "height": size[1]}
         opened = self._inner.new_context(viewport=viewport, color_scheme=scheme, **context)
+        opened.set_default_timeout(_MILLISECONDS)
         with contextlib.closing(opened):
             page = opened.new_page()
             shown = Shown(page)
@@ -118,6 +127,8 @@ def open_browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        inner = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
+        inner = playwright.chromium.launch(
+            executable_path=path, args=list(_ARGUMENTS), timeout=_MILLISECONDS
+        )
         with contextlib.closing(inner):
             yield Browser(inner)

@@ -64,7 +64,7 @@ class SourceStats:
         num_hits: shards found in the cache folder.
         num_refetched: shards that were taken once more because they did not match their checksum.
         num_damaged: shards handed out although they do not match.
-        num_bypassed: shards held in memory because the cache folder could not take them.
+        num_bypassed: shards held in memory because the cache folder could not take or keep them.
         seconds_fetching: waiting for stores, summed over the requests.
         seconds_checking: reading and hashing files, summed over the shards.
         seconds_waiting: that ``open`` waited, summed over the threads.

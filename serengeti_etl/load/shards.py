@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 from serengeti_etl.daemon_pool import DaemonPool
-from serengeti_etl.errors import ShardError
 from serengeti_etl.load.bringer import Bringer
 from serengeti_etl.load.cached_shards import CachedShards
 from serengeti_etl.load.held_shards import Held, Pin
@@ -88,6 +87,7 @@ class BackgroundSource:
     ) -> None:
         self._shards, self._tally, self._spans = shards, SourceTally(), spans
         self._fetcher = ShardFetcher(shards, self._tally, settings)
+        self._memory: Bringer = MemoryShards(shards, self._fetcher)
         self._bringers = self._make_bringers(settings)
         sizes = [shard.info.num_bytes for shard in shards]
         for shard, these in spans.items():
@@ -138,11 +138,9 @@ class BackgroundSource:
                 opened = self._try_open(shard)
                 if opened is not None:
                     return opened
-        info = self._shards[shard].info
-        raise ShardError(
-            f"shard {info.name} is deleted before it can be read: other processes need the cache "
-            "folder; raise its limit, or give each run a folder of its own"
-        )
+            # Other processes delete it each time before it can be read.
+            self._tally.add(num_bypassed=1)
+            return self._bring(shard, self._memory).open()
 
     def stats(self) -> SourceStats:
         """See ``ShardSource``."""
@@ -187,7 +185,7 @@ class BackgroundSource:
             self._shards, self._tally, check=settings.check, sparse=self._spans.keys()
         )
         sparse = SparseShards(self._fetcher, self._spans)
-        far: Bringer = MemoryShards(self._shards, self._fetcher)
+        far = self._memory
         if settings.folder is not None:
             far = CachedShards(self._shards, settings, self._fetcher, far, self._tally)
         stores = {shard.store.url: shard.store for shard in self._shards}
@@ -271,12 +269,17 @@ class BackgroundSource:
     def _work(self, shard: int, slot: _Slot) -> None:
         """Bring a shard; the work of a thread."""
         with _Delivery(self, slot) as delivery:
-            delivery.held = self._bringers[shard].bring(shard, self)
-            is_told = shard in self._damaged or shard in self._spans
-            if not delivery.held.is_whole and not is_told:
-                self._damaged.add(shard)
-                self._tally.add(num_damaged=1)
-                _warn(self._shards[shard])
+            delivery.held = self._bring(shard, self._bringers[shard])
+
+    def _bring(self, shard: int, bringer: Bringer) -> Held:
+        """The shard; its damage is counted and told once. Without the lock held."""
+        held = bringer.bring(shard, self)
+        is_told = shard in self._damaged or shard in self._spans
+        if not held.is_whole and not is_told:
+            self._damaged.add(shard)
+            self._tally.add(num_damaged=1)
+            _warn(self._shards[shard])
+        return held
 
     def delivered(self, slot: _Slot, held: Held | None, error: BaseException | None) -> None:
         """A thread has brought a shard, or failed; without the lock held."""

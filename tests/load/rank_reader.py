@@ -1,6 +1,9 @@
 """One rank of a torchrun: reads batches in step with the others, and writes down what it saw.
 
-Usage: torchrun ... rank_reader.py DATASET FOLDER SECONDS_PER_STEP BATCH_SIZE
+Usage: torchrun ... rank_reader.py DATASET FOLDER NUM_STEPS BATCH_SIZE
+
+After so many steps the first rank stands still, and the others wait for it: then they may be
+killed. They go on to the end of the epoch where it is 0.
 """
 
 import json
@@ -17,7 +20,7 @@ from serengeti_etl.load.loader import LoaderSettings, ShardLoader
 def main() -> None:
     """Go on from the last state that is there, one epoch."""
     url, folder = sys.argv[1], Path(sys.argv[2])
-    pause, batch_size = float(sys.argv[3]), int(sys.argv[4])
+    num_steps, batch_size = int(sys.argv[3]), int(sys.argv[4])
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     settings = LoaderSettings(
@@ -37,7 +40,7 @@ def main() -> None:
         if states:
             loader.load_state_dict(json.loads(states[-1].read_text()))
         epoch = loader.epoch
-        for batch in loader:
+        for step, batch in enumerate(loader, start=1):
             seen: list[object] = [None] * world_size
             places = batch.positions_B[batch.mask_B].tolist()
             dist.all_gather_object(seen, list(zip(places, batch.image_ids, strict=False)))
@@ -45,7 +48,8 @@ def main() -> None:
             dist.all_reduce(torch.ones(1))
             if rank == 0 and loader.epoch == epoch:
                 _note(folder, loader, seen)
-            time.sleep(pause)
+            if rank == 0 and step == num_steps:
+                time.sleep(600)
     if rank == 0:
         (folder / "done").touch()
     dist.destroy_process_group()

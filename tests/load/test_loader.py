@@ -6,7 +6,6 @@ import io
 import pickle
 import re
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +25,7 @@ from serengeti_etl.load.report import LoaderReport
 from serengeti_etl.load.shard_source import ShardSource, SourceStats
 from serengeti_etl.load.shards import open_source
 from tests.dataset_factory import CLASSES, Recipe, jpeg_of, make_dataset
+from tests.hosts import wait_for
 
 SETTINGS = LoaderSettings(image_size=(48, 64), window=2, num_threads=2)
 
@@ -170,14 +170,12 @@ def test_another_seed_gives_another_order(dataset: Dataset) -> None:
 
 def test_leaving_a_loader_early_ends_its_threads(dataset: Dataset) -> None:
     """No decoding thread outlives an abandoned iteration."""
-    before = threading.active_count()
+    before = set(threading.enumerate())  # with those of earlier loaders that have not ended yet
     with ShardLoader(dataset, split="train", batch_size=2, settings=SETTINGS) as loader:
         next(iter(loader))
-        assert threading.active_count() > before
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)  # they are told to end, and not waited for
-    assert threading.active_count() <= before
+        assert not before.issuperset(threading.enumerate())
+    # They are told to end, and not waited for.
+    wait_for(lambda: before.issuperset(threading.enumerate()), "the end of all threads")
 
 
 def test_a_batch_larger_than_the_split_is_refused(dataset: Dataset) -> None:
@@ -222,7 +220,9 @@ def test_a_data_loader_gives_the_same_batches_in_the_same_order(dataset: Dataset
 def test_the_place_behind_a_data_loader_is_told_by_counting(dataset: Dataset) -> None:
     """Workers move no cursor here: the place after so many batches is arithmetic."""
     with ShardLoader(dataset, split="train", batch_size=4, settings=SETTINGS) as loader:
-        wrapped = iter(DataLoader(loader, batch_size=None, num_workers=1))
+        wrapped = iter(
+            DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context="forkserver")
+        )
         head = [next(wrapped), next(wrapped)]
         state = loader.state_dict(num_batches=2)
         del wrapped

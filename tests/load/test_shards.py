@@ -15,7 +15,9 @@ import pytest
 
 from serengeti_etl.errors import ConfigError, ShardError
 from serengeti_etl.load import shard_fetch
+from serengeti_etl.load.cache_folder import CacheFolder, Claim
 from serengeti_etl.load.cached_shards import cached_name
+from serengeti_etl.load.held_shards import Identity
 from serengeti_etl.load.shard_source import CacheSettings, Shard
 from serengeti_etl.load.shards import open_source
 from serengeti_etl.storage import Store
@@ -46,6 +48,13 @@ def flipped(whole: bytes, at: int = 777) -> bytes:
 def cached(folder: Path) -> set[str]:
     """Names of the whole files in a cache folder."""
     return {path.name for path in folder.glob(f"serengeti-{'?' * 64}.tar")}
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Write other content, later than the clock of the file system could still call the same."""
+    path.write_bytes(content)
+    later = path.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(later, later))
 
 
 def names(shards: list[Shard]) -> set[str]:
@@ -220,7 +229,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(
     bad = {"flip": flipped(content(0)), "cut": content(0)[:-1], "empty": b""}[change]
     source = source_of(shards, tmp_path)
     assert read(source, 0) == (content(0), True)
-    path.write_bytes(bad)
+    rewrite(path, bad)
     assert read(source, 0) == (content(0), True)
     source.close()
     assert path.read_bytes() == content(0)
@@ -309,7 +318,7 @@ def test_damage_of_a_local_shard_is_told(
     source.schedule(range(2))
     assert read(source, 0) == (content(0), True)
     assert read(source, 1) == (bad, False)
-    (tmp_path / "train" / "000.tar").write_bytes(flipped(content(0)))
+    rewrite(tmp_path / "train" / "000.tar", flipped(content(0)))
     assert read(source, 0) == (flipped(content(0)), False)
     assert source.stats().num_damaged == 2
     source.close()
@@ -351,6 +360,25 @@ def test_a_deleted_file_comes_back(bucket: Store, tmp_path: Path) -> None:
         assert read(source, 0) == (content(0), True)
         place(tmp_path, shards[0]).unlink()
     assert source.stats().num_fetches >= 3
+    source.close()
+
+
+def test_a_file_that_is_deleted_each_time_before_it_is_read_is_passed_by(
+    bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where other runs need the folder for themselves, a shard goes through memory in the end."""
+    shards = write_shards(bucket, 1)
+    placed = CacheFolder.place
+
+    def lose(folder: CacheFolder, claim: Claim) -> Identity:
+        identity = placed(folder, claim)
+        place(tmp_path, shards[0]).unlink()
+        return identity
+
+    monkeypatch.setattr(CacheFolder, "place", lose)
+    source = source_of(shards, tmp_path)
+    assert read(source, 0) == (content(0), True)
+    assert source.stats().num_bypassed == 1
     source.close()
 
 
@@ -425,7 +453,7 @@ def num_open_files() -> int:
 @pytest.mark.usefixtures("small_parts")
 def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> None:
     """After ``close``, also in the midst of reading ahead, nothing of a source is left over."""
-    before, num_files = threading.active_count(), num_open_files()
+    before, num_files = set(threading.enumerate()), num_open_files()
     shards = write_shards(bucket, 8)
     for _ in range(5):
         source = source_of(shards, tmp_path)
@@ -433,7 +461,7 @@ def test_closing_ends_all_threads_and_files(bucket: Store, tmp_path: Path) -> No
         source.begin([0, 1])
         source.open(0).close()
         source.close()
-    wait_for(lambda: threading.active_count() <= before, "the end of all threads")
+    wait_for(lambda: before.issuperset(threading.enumerate()), "the end of all threads")
     assert num_open_files() <= num_files
 
 

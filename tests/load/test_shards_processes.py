@@ -94,7 +94,7 @@ def go(*processes: subprocess.Popen[str]) -> None:
 
 def figures(process: subprocess.Popen[str]) -> list[int]:
     """Its fetches, hits and shards past the cache, once it has ended well."""
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     found: list[int] = json.loads(said)
     return found
@@ -127,6 +127,7 @@ def test_the_limit_holds_with_two_processes(
     while any(rank.poll() is None for rank in ranks):
         most = max(most, folder_bytes(tmp_path))
         time.sleep(0.001)
+    most = max(most, folder_bytes(tmp_path))  # they may have been done before the first look
     assert sum(figures(rank)[2] for rank in ranks) < 3 * NUM_SHARDS  # of 6: most by the folder
     assert NUM_BYTES <= most <= 3 * NUM_BYTES
     assert stranger.read_bytes() == b"mine"
@@ -162,7 +163,7 @@ def test_what_another_process_fetched_just_now_is_not_checked_again(
 ) -> None:
     """Who waited for the fetch takes its file for checked; it is hashed once, by the fetcher."""
     may_answer = threading.Event()
-    server.on_request = lambda: may_answer.wait(30)
+    server.on_request = lambda: may_answer.wait(120)
     holder = start(server.url, tmp_path, 100, 1, 1)
     go(holder)
     wait_for(lambda: len(server.requests) == 4, "the holder's requests")
@@ -185,15 +186,16 @@ def test_what_a_killed_process_left_is_taken_over_later(
     server.fail("train/000.tar", Stall(after=2000), times=1)
     holder = start(server.url, tmp_path, 100, 1, 1)
     go(holder)
-    partial = "serengeti-*.tar.partial"
-    wait_for(lambda: server.num_faults == 1 and any(tmp_path.glob(partial)), "a partial file")
+    wait_for(lambda: server.num_faults == 1, "the holder's request")
     holder.kill()
     holder.wait()
-    assert list(tmp_path.glob(partial))
-    source = source_of(shards_at(store_of(server), 1), tmp_path)
+    shards = shards_at(store_of(server), 1)
+    partial = tmp_path / f"{cached_name(shards[0])}.partial"  # it may have left others as well
+    assert partial.exists()
+    source = source_of(shards, tmp_path)
     assert read(source, 0) == (content(0), True)
     source.close()
-    assert not list(tmp_path.glob(partial))
+    assert not partial.exists()
 
 
 def store_of(server: FaultServer) -> Store:

@@ -6,7 +6,6 @@ import logging
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 
@@ -23,7 +22,8 @@ from serengeti_etl.web.answers import (
     unchanged,
 )
 from serengeti_etl.web.guard import WebSettings
-from serengeti_etl.web.server import WebServer
+from serengeti_etl.web.server import WebServer, _Handler
+from tests.hosts import wait_for
 
 TOKEN = "a-token_of-24-characters"  # noqa: S105 - of no use elsewhere
 
@@ -78,7 +78,7 @@ def ask(
     server: WebServer, path: str, method: str = "GET", **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
     """The answer, and its body."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, headers=named)
     response = connection.getresponse()
@@ -89,10 +89,10 @@ def ask(
 
 def ask_raw(server: WebServer, request: bytes) -> bytes:
     """All that comes back for these bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(request)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         received = b""
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionError):  # it may hang up before it has read all
+            connection.sendall(request)
             while part := connection.recv(65536):
                 received += part
     return received
@@ -285,7 +285,7 @@ def test_a_slow_store_does_not_keep_other_pages() -> None:
     release = threading.Event()
 
     def held(_: Request) -> Answer:
-        release.wait(20)
+        release.wait(120)
         return Answer(body=b"late")
 
     routes = (*ROUTES, Route(pattern="/held", answer=held, is_slow=True))
@@ -300,31 +300,43 @@ def test_a_slow_store_does_not_keep_other_pages() -> None:
         assert not found
         release.set()
         for thread in asking:
-            thread.join(20)
+            thread.join(120)
         assert found == [b"late"] * 6
 
 
-def test_what_nobody_waits_for_is_not_made() -> None:
+def test_what_nobody_waits_for_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests whose browser has gone meanwhile are dropped, not answered one after the other."""
     release, made = threading.Event(), []
+    come, gone = list[str](), list[str]()
 
     def held(request: Request) -> Answer:
         made.append(request.value("n"))
-        release.wait(20)
+        release.wait(120)
         return Answer(body=b"")
+
+    def noted(name: str, calls: list[str]) -> None:
+        method = getattr(_Handler, name)
+
+        def note(handler: _Handler) -> None:
+            method(handler)
+            calls.append(handler.request.path)
+
+        monkeypatch.setattr(_Handler, name, note)
+
+    noted("prepare", come)
+    noted("on_connection_close", gone)
 
     routes = (*ROUTES, Route(pattern="/held", answer=held, is_slow=True))
     with WebServer(routes, WebSettings(num_threads=1)) as server:
         place = ("127.0.0.1", server.port)
-        connections = [socket.create_connection(place, timeout=20) for _ in range(5)]
+        connections = [socket.create_connection(place, timeout=60) for _ in range(5)]
         for number, connection in enumerate(connections):
             connection.sendall(f"GET /held?n={number} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            while not made:
-                time.sleep(0.01)
-        ask(server, "/kept")
+            wait_for(lambda: bool(made), "the first request's work")
+        wait_for(lambda: len(come) == 5, "all requests")
         for connection in connections[1:]:
             connection.close()
-        time.sleep(0.3)
+        wait_for(lambda: len(gone) == 4, "the end of four")
         release.set()
         ask(server, "/held?n=last")
         connections[0].close()
@@ -333,17 +345,18 @@ def test_what_nobody_waits_for_is_not_made() -> None:
 
 def test_it_stops_from_another_thread_with_work_under_way() -> None:
     """Stopping ends ``wait``, frees the port, and does not wait for a store that hangs."""
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def held(_: Request) -> Answer:
-        release.wait(60)
+        begun.set()
+        release.wait(120)
         return Answer(body=b"")
 
     with WebServer((Route(pattern="/held", answer=held, is_slow=True),)) as server:
         port = server.port
-        connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", port), timeout=60)
         connection.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        time.sleep(0.2)
+        assert begun.wait(60)
         threading.Timer(0.1, server.stop).start()
         server.wait()
     assert connection.recv(1) == b""

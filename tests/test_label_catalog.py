@@ -2,12 +2,10 @@
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,16 @@ SCRIPT = (
     "from serengeti_etl.label_catalog import make_label_catalog\n"
     "pipeline = SeasonPipeline(name='p', source={source!r}, labels='labels.json')\n"
     "make_label_catalog(pipeline, {output!r})\n"
+)
+
+# Runs Python with further arguments where no file may grow beyond so many bytes: a write fails, as
+# on a full disk. Not between fork and exec, where a process of many threads may stand still.
+LIMITED = (
+    "import os, resource, signal, sys\n"
+    "num_bytes = int(sys.argv[1])\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])\n"
 )
 
 
@@ -56,22 +64,11 @@ def test_a_full_scratch_folder_is_one_clear_line(
         "from serengeti_etl import SeasonPipeline\n"
         f"pipeline = SeasonPipeline(name='p', source={str(season)!r}, labels='labels.json')\n"
     )
-    command = [sys.executable, "-m", "serengeti_etl", "catalog", "mine.py"]
+    command = ["-c", LIMITED, str(num_bytes), "-m", "serengeti_etl", "catalog", "mine.py"]
     shown = subprocess.run(
-        command,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        # No file may grow beyond: a write fails, as on a full disk.
-        preexec_fn=partial(limit_files, num_bytes),
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert shown.returncode == 3, shown.stderr
     assert shown.stderr.startswith("serengeti-etl: ")
     assert "Traceback" not in shown.stderr
     assert not (tmp_path / "p-catalog").exists()
-
-
-def limit_files(num_bytes: int) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))

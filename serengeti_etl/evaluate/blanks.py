@@ -79,7 +79,8 @@ def blank_threshold(sequences: Predictions, empty: int, max_missed: float) -> fl
     """
     curve = _curve(sequences, empty)
     num_animals = len(sequences.names) - curve.num_positive
-    allowed_T = curve.found_T - curve.hits_T <= max_missed * num_animals
+    # As a share, as it is told: a product may be rounded up to a whole number.
+    allowed_T = (curve.found_T - curve.hits_T) / max(1, num_animals) <= max_missed
     # The missed only grow as the threshold falls.
     num_allowed = int(allowed_T.sum())
     return float(curve.thresholds_T[num_allowed - 1]) if num_allowed else float(np.nextafter(1, 2))

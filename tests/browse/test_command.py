@@ -54,7 +54,7 @@ def browsing(folder: Path, *options: str) -> Iterator[tuple["subprocess.Popen[st
 def status_of(url: str) -> int:
     assert url.startswith("http://")
     try:
-        with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - seen just now
+        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 - seen just now
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -66,7 +66,7 @@ def test_it_serves_until_it_is_told_to_end(folder: Path, number: signal.Signals)
     with browsing(folder, "--address", "127.0.0.1:0") as (process, url):
         assert status_of(url) == 200
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         with pytest.raises(urllib.error.URLError):
             status_of(url)
 

@@ -78,14 +78,16 @@ def test_jumps_of_the_clock_do_not_show(
     variables, set_clock = clock
     draw = random.Random(seed)  # noqa: S311 - repeatable, not a secret
     output = pipeline_file.with_name("out")
-    hold = Hold(pipeline_file)  # or the first could end before the second meets it
+    others_file = pipeline_file.with_name("others.py")
+    others_file.write_text(pipeline_file.read_text())
+    hold = Hold(pipeline_file)  # or the first could end before the others meet it
     first = Driver(pipeline_file, output, "serial", (), **variables)
     for jump in ("+1d", "-1d"):
         num_shards = first.num_commits() + draw.randint(1, 2)
         hold.allow(num_shards)
         first.wait_for_commits(num_shards, lambda: None)
         set_clock(jump)
-        assert_refused(Driver(pipeline_file, output, "serial", (), **variables), first)
+        assert_refused(Driver(others_file, output, "serial", (), **variables), first)
     hold.allow()
     assert first.wait() == 2, first.said.read_text()
     assert files_below(output) == expected

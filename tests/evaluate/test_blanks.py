@@ -42,6 +42,19 @@ def test_the_threshold_finds_as_many_blanks_as_it_may(max_missed: float, thresho
     assert blank_threshold(MADE, 0, max_missed) == threshold
 
 
+@pytest.mark.parametrize("num_missed", [3, 5, 6, 10])
+def test_a_share_just_below_allows_one_less(num_missed: int) -> None:
+    """Of 26 animals, what is a rounding below three of them allows two."""
+    p = np.linspace(0, 1, 26)
+    made = images_of(["s"] * 26, np.zeros((26, 1)), p[:, None])
+    for max_missed, expected in (
+        (np.nextafter(num_missed / 26, 0), num_missed - 1),
+        (num_missed / 26, num_missed),
+    ):
+        threshold = blank_threshold(made, 0, float(max_missed))
+        assert (p >= threshold).sum() == expected
+
+
 def test_none_is_called_blank_where_the_surest_blank_is_an_animal() -> None:
     """The threshold is then beyond 1, even if the animal is thought empty for sure."""
     made = images_of("ab", [[0], [1]], [[1.0], [0.9]])

@@ -143,9 +143,6 @@ def fresh(tmp_path: Path) -> Callable[[str], Path]:
     return path
 
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
     """A file system of its own, of a megabyte, and a function that mounts it otherwise."""

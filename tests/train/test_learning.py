@@ -82,6 +82,7 @@ def share_of_class_means(result: TrainResult) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_model_learns_and_a_control_does_not(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,7 +131,8 @@ def test_a_run_goes_on_with_any_number_of_ranks(dataset: str, tmp_path: Path) ->
     assert all(len(pairs) in (12, 6) for pairs in seen_in(one).values())
     assert records_of(many) == records_of(one)
     assert difference(many, one) < 0.3
-    assert scores_of(many) == pytest.approx(scores_of(one), rel=0.01)
+    # BatchNorm sees other parts of a batch: they differ by 0.9 % here, by more on other processors.
+    assert scores_of(many) == pytest.approx(scores_of(one), rel=0.03)
     for rank in range(3):
         # Those of the last validation are all three ranks' own.
         lines = [(many / f"statistics-{one}").read_text().splitlines() for one in (0, rank)]

@@ -27,13 +27,15 @@ class Dump:
     Attributes:
         text: as ``faulthandler`` writes it, every thread.
         frames: of the main thread, the innermost first, such as ``read (reader.py:88)``.
+        since: when it came on last, or soon after, in seconds since 1970.
     """
 
     text: str
     frames: tuple[str, ...]
+    since: float
 
     @classmethod
-    def of(cls, text: str) -> Self:
+    def of(cls, text: str, since: float) -> Self:
         """The dump in the words of ``faulthandler``."""
         main = _main_thread()
         frames: list[str] = []
@@ -44,7 +46,7 @@ class Dump:
             found = _FRAME.match(line) if is_main else None
             if found:
                 frames.append(f"{found[3]} ({Path(found[1]).name}:{found[2]})")
-        return cls(text=text, frames=tuple(frames[:_NUM_FRAMES]))
+        return cls(text=text, frames=tuple(frames[:_NUM_FRAMES]), since=since)
 
 
 class HangWatch:
@@ -74,15 +76,16 @@ class HangWatch:
     def dump(self) -> Dump | None:
         """What was written down since the last dump; None if nothing was, or more may come."""
         descriptor = self._file.fileno()
-        num_bytes, num_seen = os.fstat(descriptor).st_size, self._num_seen
-        self._num_seen = num_bytes
+        found, num_seen = os.fstat(descriptor), self._num_seen
+        self._num_seen = num_bytes = found.st_size
         if num_bytes == self._num_read or num_bytes != num_seen:
             return None
         content = os.pread(descriptor, num_bytes - self._num_read, self._num_read)
         self._num_read = num_bytes
         text = content.decode(errors="replace")
         # It stops after a hundred threads, and the main one, the oldest, comes last.
-        return Dump.of(text if _main_thread() in text else f"{text}\n{_stack_of_main()}")
+        text = text if _main_thread() in text else f"{text}\n{_stack_of_main()}"
+        return Dump.of(text, since=found.st_mtime - self._seconds)
 
     def end(self) -> None:
         """Watch no more."""

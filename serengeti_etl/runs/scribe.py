@@ -212,7 +212,8 @@ class Scribe:
         dump = self._hang.dump()
         if dump is not None:
             self._stack = dump.text.encode()
-            self._hung_at = notes.progress_at
+            # It may have come on since it was written.
+            self._hung_at = min(notes.progress_at, dump.since)
             notes.add_event("hang", _hang_text(dump, time.time() - self._hung_at), "critical")
 
     def _tell_that_it_was_away(self) -> None:

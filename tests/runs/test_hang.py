@@ -118,7 +118,7 @@ def test_the_board_tells_of_a_hang_and_that_it_goes_on(tmp_path: Path) -> None:
 
 def test_a_hang_after_a_hang_does_not_hide_that_it_went_on_between(tmp_path: Path) -> None:
     """Both hangs and the good news are told, though nobody looked in the meantime."""
-    watch: Any = SimpleNamespace(dump=lambda: Dump(text="", frames=()))
+    watch: Any = SimpleNamespace(dump=lambda: Dump(text="", frames=(), since=2000.0))
     notes = Notes(progress_at=1000.0)
     settings = BoardSettings(kind="train", name="r")
     scribe = Scribe(Store(url=str(tmp_path)), settings, notes, watch)
@@ -127,3 +127,29 @@ def test_a_hang_after_a_hang_does_not_hide_that_it_went_on_between(tmp_path: Pat
     scribe._look_for_hang()
     assert [one["kind"] for one in notes.events] == ["hang", "goes_on", "hang"]
     assert "after 7 s" in notes.events[1]["text"]
+
+
+def test_what_came_on_before_its_stack_was_read_is_told_as_it_was(tmp_path: Path) -> None:
+    """The hang is told with its own time, and that it is over."""
+    hung = [Dump(text="", frames=(), since=1000.0)]
+    watch: Any = SimpleNamespace(dump=lambda: hung.pop() if hung else None)
+    notes = Notes(progress_at=1090.0)
+    scribe = Scribe(Store(url=str(tmp_path)), BoardSettings(kind="train", name="r"), notes, watch)
+    scribe._look_for_hang()
+    scribe._look_for_hang()
+    assert [one["kind"] for one in notes.events] == ["hang", "goes_on"]
+    assert "after 90 s" in notes.events[1]["text"]
+
+
+def test_a_dump_says_since_when(watch: HangWatch) -> None:
+    """At its last progress or after it, and half a second before the dump, by the day's clock."""
+    watch.touch()
+    started = time.time()
+    dump: list[Dump] = []
+
+    def is_there() -> bool:
+        dump.extend(filter(None, [watch.dump()]))
+        return bool(dump)
+
+    until(is_there)
+    assert started <= dump[0].since <= time.time() - 0.5

@@ -27,15 +27,15 @@ class Dump:
     Attributes:
         text: as ``faulthandler`` writes it, every thread.
         frames: of the main thread, the innermost first, such as ``read (reader.py:88)``.
-        since: when it came on last, or soon after, in seconds since 1970.
+        written_at: in seconds since 1970.
     """
 
     text: str
     frames: tuple[str, ...]
-    since: float
+    written_at: float
 
     @classmethod
-    def of(cls, text: str, since: float) -> Self:
+    def of(cls, text: str, written_at: float) -> Self:
         """The dump in the words of ``faulthandler``."""
         main = _main_thread()
         frames: list[str] = []
@@ -46,7 +46,7 @@ class Dump:
             found = _FRAME.match(line) if is_main else None
             if found:
                 frames.append(f"{found[3]} ({Path(found[1]).name}:{found[2]})")
-        return cls(text=text, frames=tuple(frames[:_NUM_FRAMES]), since=since)
+        return cls(text=text, frames=tuple(frames[:_NUM_FRAMES]), written_at=written_at)
 
 
 class HangWatch:
@@ -85,7 +85,7 @@ class HangWatch:
         text = content.decode(errors="replace")
         # It stops after a hundred threads, and the main one, the oldest, comes last.
         text = text if _main_thread() in text else f"{text}\n{_stack_of_main()}"
-        return Dump.of(text, since=found.st_mtime - self._seconds)
+        return Dump.of(text, written_at=found.st_mtime)
 
     def end(self) -> None:
         """Watch no more."""

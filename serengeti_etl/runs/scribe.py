@@ -212,8 +212,9 @@ class Scribe:
         dump = self._hang.dump()
         if dump is not None:
             self._stack = dump.text.encode()
-            # It may have come on since it was written.
-            self._hung_at = min(notes.progress_at, dump.since)
+            self._hung_at = notes.progress_at
+            if notes.progress_at > dump.written_at:  # it has come on since
+                self._hung_at = dump.written_at - self._settings.stall_after_seconds
             notes.add_event("hang", _hang_text(dump, time.time() - self._hung_at), "critical")
 
     def _tell_that_it_was_away(self) -> None:

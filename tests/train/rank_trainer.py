@@ -4,8 +4,7 @@ Usage: torchrun ... rank_trainer.py DATASET RUN NOTES ACCUMULATE PAUSE [STOP]
 
 ``NOTES`` is a folder; each rank adds lines to a file of its own there. ``PAUSE`` is the time in
 seconds between steps; with one the run does not end, but waits before its last step to be killed.
-``STOP`` is a step after which the run is asked to stop, on its last rank
-alone.
+``STOP`` is a step after which the run is asked to stop, on its last rank alone.
 """
 
 import json
